@@ -1,0 +1,1 @@
+//! Reading pictures back to score a model.

@@ -1,0 +1,103 @@
+//! What can be wrong with a checkpoint.
+
+use std::path::PathBuf;
+
+use safetensors::Dtype;
+
+/// A fault of a file or of what it holds. Each message names the file, the tensor, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The file cannot be opened or mapped.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The file is not a whole safetensors file.
+    #[error("{path} is not a complete safetensors file: {reason}; download or copy it again")]
+    Container {
+        /// The file.
+        path: PathBuf,
+        /// What the container check found.
+        reason: String,
+    },
+    /// A JSON file of a diffusers folder cannot be used.
+    #[error("{path}: {reason}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file is sound but is not what was asked for.
+    #[error("{path} {found}; {hint}")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it holds instead.
+        found: String,
+        /// What to do.
+        hint: String,
+    },
+    /// A component (transformer, text encoder, VAE) is in none of the files.
+    #[error("{path} holds no {component}; {hint}")]
+    MissingComponent {
+        /// The file or folder that was opened.
+        path: PathBuf,
+        /// The component that is missing.
+        component: super::Component,
+        /// What to do.
+        hint: String,
+    },
+    /// A tensor that the model needs is not there.
+    #[error("{path}: the {component} has no tensor `{tensor}`; {hint}")]
+    MissingTensor {
+        /// The file.
+        path: PathBuf,
+        /// The component that needs it.
+        component: super::Component,
+        /// Its name in the component.
+        tensor: String,
+        /// What to do.
+        hint: String,
+    },
+    /// A tensor has another shape than the model needs.
+    #[error("{path}: tensor `{tensor}` has shape {found:?}, the model needs {expected:?}; the file does not fit this architecture")]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape that the rest of the model asks for.
+        expected: Vec<usize>,
+    },
+    /// A tensor has a type that cannot be read as numbers here.
+    #[error("{path}: tensor `{tensor}` is stored as {dtype:?}, which {purpose} cannot use")]
+    Dtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// Its stored type.
+        dtype: Dtype,
+        /// What wanted to read it.
+        purpose: &'static str,
+    },
+    /// A quantized layer's scales or marker are missing or unusable.
+    #[error("{path}: layer `{layer}`: {reason}")]
+    Quantization {
+        /// The file.
+        path: PathBuf,
+        /// The layer's name in the component.
+        layer: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A tensor could not be put on the device.
+    #[error("cannot place a tensor on the device: {0}")]
+    Device(#[from] candle_core::Error),
+}

@@ -1,0 +1,161 @@
+//! The tensors of one component under their canonical names, with a record of which were asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{Device, Tensor};
+
+use super::{CheckpointError, Component, TensorView};
+
+struct Store {
+    component: Component,
+    path: PathBuf,
+    device: Device,
+    tensors: BTreeMap<String, TensorView>,
+    claimed: Mutex<BTreeSet<String>>,
+}
+
+/// A prefix into the tensors of one component. Cheap to clone; `pp` goes one level down.
+///
+/// Canonical names are those of diffusers (`transformer_blocks.0.attn.to_q.weight`,
+/// `decoder.mid_block.resnets.0.conv1.weight`) and, for the text encoder, `model.layers.N...` and `visual...`.
+#[derive(Clone)]
+pub struct Weights {
+    store: Arc<Store>,
+    prefix: String,
+}
+
+impl Weights {
+    /// The component's tensors by canonical name. `path` is what messages name when a tensor is missing.
+    pub fn new(
+        component: Component,
+        path: &Path,
+        device: &Device,
+        tensors: BTreeMap<String, TensorView>,
+    ) -> Self {
+        let store = Store {
+            component,
+            path: path.to_owned(),
+            device: device.clone(),
+            tensors,
+            claimed: Mutex::default(),
+        };
+        Self {
+            store: Arc::new(store),
+            prefix: String::new(),
+        }
+    }
+
+    /// The same tensors under `prefix.part`.
+    pub fn pp(&self, part: impl Display) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            prefix: self.full(&part.to_string()),
+        }
+    }
+
+    /// The name that `name` has in the component.
+    pub fn full(&self, name: &str) -> String {
+        match (self.prefix.is_empty(), name.is_empty()) {
+            (true, _) => name.to_owned(),
+            (false, true) => self.prefix.clone(),
+            (false, false) => format!("{}.{name}", self.prefix),
+        }
+    }
+
+    /// Which component this is.
+    pub fn component(&self) -> Component {
+        self.store.component
+    }
+
+    /// The file or folder that messages name.
+    pub fn path(&self) -> &Path {
+        &self.store.path
+    }
+
+    /// Where tensors are put.
+    pub fn device(&self) -> &Device {
+        &self.store.device
+    }
+
+    /// Whether the tensor is there. Does not claim it.
+    pub fn contains(&self, name: &str) -> bool {
+        self.store.tensors.contains_key(&self.full(name))
+    }
+
+    /// The tensor's shape, if it is there. Does not claim it.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.store
+            .tensors
+            .get(&self.full(name))
+            .map(TensorView::shape)
+    }
+
+    /// All canonical names of the component, whatever the prefix.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.store.tensors.keys().map(String::as_str)
+    }
+
+    /// The tensor if it is there, claimed, its shape unchecked.
+    pub fn get(&self, name: &str) -> Option<TensorView> {
+        let name = self.full(name);
+        let view = self.store.tensors.get(&name)?.clone();
+        self.store
+            .claimed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name);
+        Some(view)
+    }
+
+    /// The tensor as stored, claimed, with the shape the model needs.
+    ///
+    /// # Errors
+    /// [`CheckpointError::MissingTensor`] and [`CheckpointError::Shape`].
+    pub fn view(&self, name: &str, shape: &[usize]) -> Result<TensorView, CheckpointError> {
+        let view = self.get(name).ok_or_else(|| self.missing(name))?;
+        if view.shape() == shape {
+            return Ok(view);
+        }
+        Err(CheckpointError::Shape {
+            path: view.file().path().to_owned(),
+            tensor: view.name().to_owned(),
+            found: view.shape().to_vec(),
+            expected: shape.to_vec(),
+        })
+    }
+
+    /// A small tensor (bias, norm) as F32 on the device, claimed.
+    ///
+    /// # Errors
+    /// As [`Self::view`], and [`CheckpointError::Dtype`] where it does not hold floats.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, CheckpointError> {
+        let values = self.view(name, shape)?.to_f32()?;
+        Ok(Tensor::from_vec(values, shape, self.device())?)
+    }
+
+    /// The error for a tensor that is not there.
+    pub fn missing(&self, name: &str) -> CheckpointError {
+        CheckpointError::MissingTensor {
+            path: self.store.path.clone(),
+            component: self.store.component,
+            tensor: self.full(name),
+            hint: "the file is incomplete or of another architecture; `inspect` lists what it holds"
+                .to_owned(),
+        }
+    }
+
+    /// Canonical names that nobody asked for so far.
+    pub fn unclaimed(&self) -> Vec<&str> {
+        let claimed = self
+            .store
+            .claimed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.names()
+            .filter(|name| !claimed.contains(*name))
+            .collect()
+    }
+}

@@ -1,0 +1,72 @@
+//! What every `forward` may need besides its input: who watches, and whether to stop.
+//!
+//! [`Observer`] is declared here, at the bottom, and implemented higher up (calibration, parity tests,
+//! the search for the first non-finite layer), so that `ops` depends on none of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::Tensor;
+
+/// Watches a forward pass. Every method has an empty default.
+pub trait Observer: Send + Sync {
+    /// The input of a linear layer, `[.., K]` in F32, just before it is used. `layer` is the layer's
+    /// checkpoint name without the component prefix (`transformer_blocks.0.attn.to_q`).
+    fn linear_input(&self, layer: &str, input: &Tensor) {
+        let _ = (layer, input);
+    }
+
+    /// A named stage of a model: `transformer_blocks.N` is seen twice (`.txt`, `.img`), and so on.
+    fn stage(&self, name: &str, value: &Tensor) {
+        let _ = (name, value);
+    }
+}
+
+/// The observer that sees nothing.
+pub struct Unobserved;
+
+impl Observer for Unobserved {}
+
+/// A request to stop, shared between the signal handler and the loops that honour it.
+#[derive(Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks the work to stop at the next step or block.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether someone asked.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The context of a forward pass.
+#[derive(Clone)]
+pub struct Cx {
+    /// Sees the values that flow by.
+    pub observer: Arc<dyn Observer>,
+    /// Tells when to stop.
+    pub cancel: Cancel,
+}
+
+impl Default for Cx {
+    fn default() -> Self {
+        Self {
+            observer: Arc::new(Unobserved),
+            cancel: Cancel::default(),
+        }
+    }
+}
+
+impl Cx {
+    /// The same context under other eyes.
+    pub fn observed_by(&self, observer: Arc<dyn Observer>) -> Self {
+        Self {
+            observer,
+            cancel: self.cancel.clone(),
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Native inference and quantization of Qwen-Image.
+//!
+//! One flow, in the order in which the modules build on each other:
+//! `checkpoint -> model (ops) -> pipeline -> image`.
+//!
+//! * [`numerics`]: number formats as pure functions on slices.
+//! * [`checkpoint`]: files on disk to named tensors with a stated format.
+//! * [`ops`]: the only door to kernels.
+//! * [`model`]: Qwen-Image as it is drawn on paper.
+//! * [`pipeline`]: prompt to image.
+//! * [`inspect`]: what a checkpoint holds, and what is wrong with it.
+//! * [`bench`]: reading pictures back to score a model.
+//! * [`cli`]: the command line.
+
+pub mod bench;
+pub mod checkpoint;
+pub mod cli;
+pub mod context;
+pub mod inspect;
+pub mod model;
+pub mod numerics;
+pub mod ops;
+pub mod pipeline;

@@ -1,0 +1,3 @@
+//! Number formats as pure functions on slices: no tensor names, no files.
+
+pub mod widen;
