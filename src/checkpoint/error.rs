@@ -64,7 +64,9 @@ pub enum CheckpointError {
         hint: String,
     },
     /// A tensor has another shape than the model needs.
-    #[error("{path}: tensor `{tensor}` has shape {found:?}, the model needs {expected:?}; the file does not fit this architecture")]
+    #[error(
+        "{path}: tensor `{tensor}` has shape {found:?}, the model needs {expected:?}; the file does not fit this architecture"
+    )]
     Shape {
         /// The file.
         path: PathBuf,

@@ -142,8 +142,9 @@ impl Weights {
             path: self.store.path.clone(),
             component: self.store.component,
             tensor: self.full(name),
-            hint: "the file is incomplete or of another architecture; `inspect` lists what it holds"
-                .to_owned(),
+            hint:
+                "the file is incomplete or of another architecture; `inspect` lists what it holds"
+                    .to_owned(),
         }
     }
 

@@ -3,9 +3,10 @@
 //! The weight stays where it is stored (the memory map); it is widened to F32 a panel of rows at a time,
 //! just before the panel is multiplied.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use super::gemm::{self, Rows};
+use super::gemm::{self, Epilogue, Rows};
+use super::operand;
 use crate::checkpoint::{CheckpointError, Encoding, TensorView, Weights};
 use crate::context::Cx;
 
@@ -37,9 +38,7 @@ impl Linear {
         in_features: usize,
         bias: bool,
     ) -> Result<Self, CheckpointError> {
-        let view = layer
-            .get("weight")
-            .ok_or_else(|| layer.missing("weight"))?;
+        let view = layer.get("weight").ok_or_else(|| layer.missing("weight"))?;
         // The encoding first: a packed format has another shape, and deserves the better message.
         let encoding = Encoding::of(layer, &view)?;
         let view = layer.view("weight", &[out_features, in_features])?;
@@ -78,12 +77,31 @@ impl Linear {
     /// # Errors
     /// Where the last dimension of `x` is not `in`, or `x` is not F32.
     pub fn forward(&self, x: &Tensor, cx: &Cx) -> candle_core::Result<Tensor> {
+        self.apply(x, Epilogue::None, cx)
+    }
+
+    /// [`Self::forward`] followed by GELU in its tanh form, while the outputs are still in the cache.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_gelu(&self, x: &Tensor, cx: &Cx) -> candle_core::Result<Tensor> {
+        self.apply(x, Epilogue::GeluTanh, cx)
+    }
+
+    fn apply(&self, x: &Tensor, epilogue: Epilogue, cx: &Cx) -> candle_core::Result<Tensor> {
         cx.observer.linear_input(&self.name, x);
-        x.contiguous()?.apply_op1_no_bwd(&Apply(self))
+        let op = Apply {
+            linear: self,
+            epilogue,
+        };
+        x.contiguous()?.apply_op1_no_bwd(&op)
     }
 }
 
-struct Apply<'a>(&'a Linear);
+struct Apply<'a> {
+    linear: &'a Linear,
+    epilogue: Epilogue,
+}
 
 impl CustomOp1 for Apply<'_> {
     fn name(&self) -> &'static str {
@@ -95,37 +113,30 @@ impl CustomOp1 for Apply<'_> {
         storage: &CpuStorage,
         layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let linear = self.0;
+        let linear = self.linear;
         let mut shape = layout.dims().to_vec();
-        if shape.last() != Some(&linear.in_features) || storage.dtype() != DType::F32 {
+        if shape.last() != Some(&linear.in_features) {
             candle_core::bail!(
-                "{}: the input is {:?} {shape:?}, F32 [.., {}] was expected",
+                "{}: the input is {shape:?}, [.., {}] was expected",
                 linear.name,
-                storage.dtype(),
                 linear.in_features
             );
         }
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("{}: the input is not contiguous", linear.name);
-        };
-        let x = &storage.as_slice::<f32>()?[start..end];
+        let x = operand(storage, layout)?;
         let m = x.len() / linear.in_features;
         let mut out = vec![0.0; m * linear.out_features];
-        let rows = match &linear.weight {
-            Weight::Dense(view) => Rows {
-                view,
-                scale: 1.0,
-                n: linear.out_features,
-                k: linear.in_features,
-            },
-            Weight::Fp8 { codes, scale } => Rows {
-                view: codes,
-                scale: *scale,
-                n: linear.out_features,
-                k: linear.in_features,
-            },
+        let (view, scale) = match &linear.weight {
+            Weight::Dense(view) => (view, 1.0),
+            Weight::Fp8 { codes, scale } => (codes, *scale),
         };
-        gemm::matmul_nt(x, &rows, linear.bias.as_deref(), &mut out)
+        let rows = Rows {
+            view,
+            scale,
+            bias: linear.bias.as_deref(),
+            n: linear.out_features,
+            k: linear.in_features,
+        };
+        gemm::matmul_nt(x, &rows, self.epilogue, &mut out)
             .map_err(|e| candle_core::Error::wrap(e).context(linear.name.clone()))?;
         if let Some(last) = shape.last_mut() {
             *last = linear.out_features;

@@ -1,6 +1,23 @@
 //! The only door to kernels: models call these, and never ask which precision or device serves them.
 
+pub mod activation;
+pub mod attention;
 mod gemm;
 pub mod linear;
+pub mod norm;
+pub mod rope;
+pub(crate) mod simd;
 
+use candle_core::{CpuStorage, Layout};
 pub use linear::Linear;
+
+/// The floats of a contiguous F32 operand.
+pub(crate) fn operand<'a>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> candle_core::Result<&'a [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("an operand of shape {:?} is not contiguous", layout.dims());
+    };
+    Ok(&storage.as_slice::<f32>()?[start..end])
+}

@@ -1,0 +1,202 @@
+//! One double-stream block: each stream is modulated on its own, both attend together, text first.
+
+use candle_core::Tensor;
+
+use super::super::config::TransformerConfig;
+use super::embed::Modulation;
+use crate::checkpoint::{CheckpointError, Weights};
+use crate::context::Cx;
+use crate::ops::Linear;
+use crate::ops::activation::gated_residual;
+use crate::ops::attention::{Attention, Keys};
+use crate::ops::norm::layer_norm_modulate;
+use crate::ops::rope::{RopeTable, rms_norm_rope};
+
+/// What all blocks of one evaluation share.
+pub(super) struct BlockInput {
+    /// `silu(temb)` `[B, D]`.
+    pub silu_temb: Tensor,
+    /// Positions of the image tokens.
+    pub img_rope: RopeTable,
+    /// Positions of the text tokens.
+    pub txt_rope: RopeTable,
+    /// Which keys of the joint sequence [text, image] count.
+    pub keys: Keys,
+}
+
+/// `transformer_blocks.N`.
+pub(super) struct Block {
+    name: String,
+    img_mod: Modulation<6>,
+    txt_mod: Modulation<6>,
+    attn: JointAttention,
+    img_mlp: FeedForward,
+    /// None in the last block, whose text output nobody reads.
+    txt_mlp: Option<FeedForward>,
+}
+
+impl Block {
+    pub(super) fn load(
+        weights: &Weights,
+        config: &TransformerConfig,
+        last: bool,
+    ) -> Result<Self, CheckpointError> {
+        let d = config.inner_dim();
+        let mlp = |name: &str| FeedForward::load(&weights.pp(name), d, config.mlp_dim);
+        Ok(Self {
+            name: weights.full(""),
+            img_mod: Modulation::load(&weights.pp("img_mod.1"), d)?,
+            txt_mod: Modulation::load(&weights.pp("txt_mod.1"), d)?,
+            attn: JointAttention::load(&weights.pp("attn"), config, last)?,
+            img_mlp: mlp("img_mlp")?,
+            txt_mlp: (!last).then(|| mlp("txt_mlp")).transpose()?,
+        })
+    }
+
+    /// `img` `[B, Si, D]` and `txt` `[B, St, D]` to the same shapes.
+    pub(super) fn forward(
+        &self,
+        img: Tensor,
+        txt: Tensor,
+        at: &BlockInput,
+        cx: &Cx,
+    ) -> candle_core::Result<(Tensor, Tensor)> {
+        let [shift1, scale1, gate1, shift2, scale2, gate2] =
+            self.img_mod.forward(&at.silu_temb, cx)?;
+        let [
+            txt_shift1,
+            txt_scale1,
+            txt_gate1,
+            txt_shift2,
+            txt_scale2,
+            txt_gate2,
+        ] = self.txt_mod.forward(&at.silu_temb, cx)?;
+
+        let img_in = layer_norm_modulate(&img, &shift1, &scale1)?;
+        let txt_in = layer_norm_modulate(&txt, &txt_shift1, &txt_scale1)?;
+        let (img_attn, txt_attn) = self.attn.forward(&img_in, &txt_in, at, cx)?;
+
+        let img = gated_residual(&img, &gate1, &img_attn)?;
+        let img_in = layer_norm_modulate(&img, &shift2, &scale2)?;
+        let img = gated_residual(&img, &gate2, &self.img_mlp.forward(&img_in, cx)?)?;
+        cx.observer.stage(&format!("{}.img", self.name), &img);
+
+        let (Some(txt_mlp), Some(txt_attn)) = (&self.txt_mlp, txt_attn) else {
+            return Ok((img, txt));
+        };
+        let txt = gated_residual(&txt, &txt_gate1, &txt_attn)?;
+        let txt_in = layer_norm_modulate(&txt, &txt_shift2, &txt_scale2)?;
+        let txt = gated_residual(&txt, &txt_gate2, &txt_mlp.forward(&txt_in, cx)?)?;
+        cx.observer.stage(&format!("{}.txt", self.name), &txt);
+        Ok((img, txt))
+    }
+}
+
+/// `attn`: queries, keys and values of both streams, one softmax over both.
+struct JointAttention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    norm_q: Tensor,
+    norm_k: Tensor,
+    to_out: Linear,
+    add_k_proj: Linear,
+    add_v_proj: Linear,
+    norm_added_k: Tensor,
+    /// None in the last block.
+    txt_query: Option<TextQuery>,
+    heads: usize,
+}
+
+/// What turns the text stream's attention into an output.
+struct TextQuery {
+    add_q_proj: Linear,
+    norm_added_q: Tensor,
+    to_add_out: Linear,
+}
+
+impl JointAttention {
+    fn load(
+        weights: &Weights,
+        config: &TransformerConfig,
+        last: bool,
+    ) -> Result<Self, CheckpointError> {
+        let d = config.inner_dim();
+        let linear = |name: &str| Linear::load(&weights.pp(name), d, d, true);
+        let norm =
+            |name: &str| weights.tensor(&format!("{name}.weight"), &[config.attention_head_dim]);
+        let txt_query = || {
+            Ok::<_, CheckpointError>(TextQuery {
+                add_q_proj: linear("add_q_proj")?,
+                norm_added_q: norm("norm_added_q")?,
+                to_add_out: linear("to_add_out")?,
+            })
+        };
+        Ok(Self {
+            to_q: linear("to_q")?,
+            to_k: linear("to_k")?,
+            to_v: linear("to_v")?,
+            norm_q: norm("norm_q")?,
+            norm_k: norm("norm_k")?,
+            to_out: linear("to_out.0")?,
+            add_k_proj: linear("add_k_proj")?,
+            add_v_proj: linear("add_v_proj")?,
+            norm_added_k: norm("norm_added_k")?,
+            txt_query: (!last).then(txt_query).transpose()?,
+            heads: config.num_attention_heads,
+        })
+    }
+
+    /// Attention output of the image stream and, but for the last block, of the text stream.
+    fn forward(
+        &self,
+        img: &Tensor,
+        txt: &Tensor,
+        at: &BlockInput,
+        cx: &Cx,
+    ) -> candle_core::Result<(Tensor, Option<Tensor>)> {
+        let q = rms_norm_rope(&self.to_q.forward(img, cx)?, &self.norm_q, &at.img_rope)?;
+        let k = rms_norm_rope(&self.to_k.forward(img, cx)?, &self.norm_k, &at.img_rope)?;
+        let v = self.to_v.forward(img, cx)?;
+        let added_k = self.add_k_proj.forward(txt, cx)?;
+        let added_k = rms_norm_rope(&added_k, &self.norm_added_k, &at.txt_rope)?;
+        let added_v = self.add_v_proj.forward(txt, cx)?;
+
+        let attention = Attention {
+            heads: self.heads,
+            kv_heads: self.heads,
+            keys: at.keys.clone(),
+        };
+        let k = Tensor::cat(&[added_k, k], 1)?;
+        let v = Tensor::cat(&[added_v, v], 1)?;
+        let img = attention.forward(&q, &k, &v)?;
+        let img = self.to_out.forward(&img, cx)?;
+
+        let Some(query) = &self.txt_query else {
+            return Ok((img, None));
+        };
+        let added_q = query.add_q_proj.forward(txt, cx)?;
+        let added_q = rms_norm_rope(&added_q, &query.norm_added_q, &at.txt_rope)?;
+        let txt = attention.forward(&added_q, &k, &v)?;
+        Ok((img, Some(query.to_add_out.forward(&txt, cx)?)))
+    }
+}
+
+/// `img_mlp` and `txt_mlp`: linear, GELU (tanh form), linear.
+struct FeedForward {
+    proj: Linear,
+    out: Linear,
+}
+
+impl FeedForward {
+    fn load(weights: &Weights, dim: usize, hidden: usize) -> Result<Self, CheckpointError> {
+        Ok(Self {
+            proj: Linear::load(&weights.pp("net.0.proj"), hidden, dim, true)?,
+            out: Linear::load(&weights.pp("net.2"), dim, hidden, true)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, cx: &Cx) -> candle_core::Result<Tensor> {
+        self.out.forward(&self.proj.forward_gelu(x, cx)?, cx)
+    }
+}

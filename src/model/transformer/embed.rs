@@ -1,0 +1,84 @@
+//! The timestep's way into the blocks: sinusoids, a two-layer MLP, and the modulations made from it.
+
+use candle_core::{Device, Tensor};
+
+use crate::checkpoint::{CheckpointError, Weights};
+use crate::context::Cx;
+use crate::ops::{Linear, activation};
+
+/// Width of the sinusoidal embedding.
+const SINUSOIDS: usize = 256;
+
+/// `time_text_embed`: a noise level to the vector that conditions every block.
+pub(super) struct TimestepEmbedding {
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+impl TimestepEmbedding {
+    /// Loads `timestep_embedder.linear_{1,2}`; `dim` is the width of the blocks.
+    pub(super) fn load(weights: &Weights, dim: usize) -> Result<Self, CheckpointError> {
+        let embedder = weights.pp("timestep_embedder");
+        Ok(Self {
+            linear_1: Linear::load(&embedder.pp("linear_1"), dim, SINUSOIDS, true)?,
+            linear_2: Linear::load(&embedder.pp("linear_2"), dim, dim, true)?,
+        })
+    }
+
+    /// `timestep` in [0, 1] to `[batch, dim]`.
+    pub(super) fn forward(
+        &self,
+        timestep: f32,
+        batch: usize,
+        cx: &Cx,
+    ) -> candle_core::Result<Tensor> {
+        let e = self.linear_1.forward(&sinusoids(timestep, batch)?, cx)?;
+        self.linear_2.forward(&silu(&e)?, cx)
+    }
+}
+
+/// `[cos | sin](1000 t f_i)`, `f_i = 10000^(-i/128)`, `[batch, 256]` in F32.
+///
+/// The order of the roundings is diffusers' (`t * f`, then `* 1000`): angles reach 1000, where one rounding
+/// more moves a cosine by 3e-5.
+fn sinusoids(t: f32, batch: usize) -> candle_core::Result<Tensor> {
+    let half = SINUSOIDS / 2;
+    let angle = |i: usize| {
+        let exponent = -(10_000f64.ln() as f32) * i as f32 / half as f32;
+        1000.0 * (t * exponent.exp())
+    };
+    let row: Vec<f32> = (0..half)
+        .map(|i| angle(i).cos())
+        .chain((0..half).map(|i| angle(i).sin()))
+        .collect();
+    Tensor::from_vec(row.repeat(batch), (batch, SINUSOIDS), &Device::Cpu)
+}
+
+/// SiLU of a small tensor.
+pub(super) fn silu(x: &Tensor) -> candle_core::Result<Tensor> {
+    let mut values = x.flatten_all()?.to_vec1::<f32>()?;
+    activation::silu(&mut values);
+    Tensor::from_vec(values, x.shape(), x.device())
+}
+
+/// A linear layer whose output is `N` vectors per batch row: `img_mod.1` and `txt_mod.1` (N = 6), `norm_out` (2).
+pub(super) struct Modulation<const N: usize> {
+    linear: Linear,
+}
+
+impl<const N: usize> Modulation<N> {
+    /// Loads the layer `[N * dim, dim]` under the prefix.
+    pub(super) fn load(weights: &Weights, dim: usize) -> Result<Self, CheckpointError> {
+        let linear = Linear::load(weights, N * dim, dim, true)?;
+        Ok(Self { linear })
+    }
+
+    /// `silu(temb)` `[B, dim]` to N x `[B, dim]`.
+    pub(super) fn forward(&self, silu_temb: &Tensor, cx: &Cx) -> candle_core::Result<[Tensor; N]> {
+        let chunks = self.linear.forward(silu_temb, cx)?.chunk(N, 1)?;
+        chunks.try_into().map_err(|chunks: Vec<_>| {
+            let message = format!("{}: {} parts, not {N}", self.linear.name(), chunks.len());
+            candle_core::Error::Msg(message)
+        })
+    }
+}
