@@ -26,6 +26,16 @@ multiversion! {
     }
 }
 
+/// SiLU of every element.
+///
+/// # Errors
+/// Where `x` is not F32.
+pub fn silu_tensor(x: &Tensor) -> candle_core::Result<Tensor> {
+    let mut values = x.flatten_all()?.to_vec1::<f32>()?;
+    silu(&mut values);
+    Tensor::from_vec(values, x.shape(), x.device())
+}
+
 multiversion! {
     fn gated_row(x: &[f32], gate: &[f32], y: &[f32], out: &mut [f32]) {
         for (((o, x), g), y) in out.iter_mut().zip(x).zip(gate).zip(y) {

@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod conv;
 mod gemm;
 pub mod linear;
 pub mod norm;

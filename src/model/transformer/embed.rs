@@ -4,7 +4,8 @@ use candle_core::{Device, Tensor};
 
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::context::Cx;
-use crate::ops::{Linear, activation};
+use crate::ops::Linear;
+use crate::ops::activation::silu_tensor;
 
 /// Width of the sinusoidal embedding.
 const SINUSOIDS: usize = 256;
@@ -33,7 +34,7 @@ impl TimestepEmbedding {
         cx: &Cx,
     ) -> candle_core::Result<Tensor> {
         let e = self.linear_1.forward(&sinusoids(timestep, batch)?, cx)?;
-        self.linear_2.forward(&silu(&e)?, cx)
+        self.linear_2.forward(&silu_tensor(&e)?, cx)
     }
 }
 
@@ -52,13 +53,6 @@ fn sinusoids(t: f32, batch: usize) -> candle_core::Result<Tensor> {
         .chain((0..half).map(|i| angle(i).sin()))
         .collect();
     Tensor::from_vec(row.repeat(batch), (batch, SINUSOIDS), &Device::Cpu)
-}
-
-/// SiLU of a small tensor.
-pub(super) fn silu(x: &Tensor) -> candle_core::Result<Tensor> {
-    let mut values = x.flatten_all()?.to_vec1::<f32>()?;
-    activation::silu(&mut values);
-    Tensor::from_vec(values, x.shape(), x.device())
 }
 
 /// A linear layer whose output is `N` vectors per batch row: `img_mod.1` and `txt_mod.1` (N = 6), `norm_out` (2).

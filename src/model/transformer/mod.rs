@@ -16,6 +16,7 @@ use super::config::TransformerConfig;
 use crate::checkpoint::Weights;
 use crate::context::Cx;
 use crate::ops::Linear;
+use crate::ops::activation::silu_tensor;
 use crate::ops::attention::Keys;
 use crate::ops::norm;
 use crate::ops::rope::RopeTable;
@@ -86,7 +87,7 @@ impl QwenImageTransformer {
         let mut txt = self.txt_in.forward(&txt, cx)?;
 
         let at = BlockInput {
-            silu_temb: embed::silu(&temb)?,
+            silu_temb: silu_tensor(&temb)?,
             img_rope: RopeTable::image(self.axes_dims_rope, input.grid),
             txt_rope: RopeTable::text(self.axes_dims_rope, input.grid, padded),
             keys: match input.txt_lengths.iter().all(|n| *n == padded) {

@@ -1,0 +1,124 @@
+//! What encoder and decoder are made of.
+
+use std::ops::Range;
+
+use candle_core::{Device, Tensor};
+
+use super::super::ModelError;
+use crate::checkpoint::{CheckpointError, Weights};
+use crate::context::Cx;
+use crate::ops::attention::{Attention, Keys};
+use crate::ops::conv::{Conv2d, Geometry, Map};
+
+/// `gamma` of a norm, `[C, 1, 1]` or `[C, 1, 1, 1]`.
+pub(super) fn gamma(
+    weights: &Weights,
+    name: &str,
+    channels: usize,
+) -> Result<Vec<f32>, CheckpointError> {
+    let name = format!("{name}.gamma");
+    let mut shape = vec![1; weights.shape(&name).map_or(4, <[usize]>::len).max(1)];
+    shape[0] = channels;
+    weights.view(&name, &shape)?.to_f32()
+}
+
+/// `QwenImageResidualBlock`.
+pub(super) struct Residual {
+    norm1: Vec<f32>,
+    conv1: Conv2d,
+    norm2: Vec<f32>,
+    conv2: Conv2d,
+    conv_shortcut: Option<Conv2d>,
+}
+
+impl Residual {
+    pub(super) fn load(
+        weights: &Weights,
+        (c_out, c_in): (usize, usize),
+    ) -> Result<Self, CheckpointError> {
+        let conv =
+            |name: &str, c_in| Conv2d::load(&weights.pp(name), (c_out, c_in), Geometry::Same);
+        let shortcut = || {
+            Conv2d::load(
+                &weights.pp("conv_shortcut"),
+                (c_out, c_in),
+                Geometry::Pointwise,
+            )
+        };
+        Ok(Self {
+            norm1: gamma(weights, "norm1", c_in)?,
+            conv1: conv("conv1", c_in)?,
+            norm2: gamma(weights, "norm2", c_out)?,
+            conv2: conv("conv2", c_out)?,
+            conv_shortcut: (c_in != c_out).then(shortcut).transpose()?,
+        })
+    }
+
+    /// Input rows that output rows `rows` are made from.
+    pub(super) fn needs(&self, rows: Range<usize>, height: usize) -> Range<usize> {
+        self.conv1.needs(self.conv2.needs(rows, height), height)
+    }
+
+    /// Output rows `rows`.
+    pub(super) fn forward(&self, x: &Map, rows: Range<usize>) -> Map {
+        let inner = self.conv2.needs(rows.clone(), x.height);
+        let h = self.conv1.forward(&x.norm(&self.norm1, true), inner);
+        let mut h = self.conv2.forward(&h.norm(&self.norm2, true), rows.clone());
+        match &self.conv_shortcut {
+            Some(shortcut) => h.add(&shortcut.forward(x, rows)),
+            None => h.add(&x.crop(rows)),
+        }
+        h
+    }
+}
+
+/// `QwenImageMidBlock`: residual, attention of one head over all pixels, residual.
+pub(super) struct MidBlock {
+    resnets: [Residual; 2],
+    norm: Vec<f32>,
+    to_qkv: Conv2d,
+    proj: Conv2d,
+}
+
+impl MidBlock {
+    pub(super) fn load(weights: &Weights, channels: usize) -> Result<Self, CheckpointError> {
+        let (resnets, attention) = (weights.pp("resnets"), weights.pp("attentions.0"));
+        let resnet = |i: usize| Residual::load(&resnets.pp(i), (channels, channels));
+        let conv = |name: &str, c_out| {
+            Conv2d::load(&attention.pp(name), (c_out, channels), Geometry::Pointwise)
+        };
+        Ok(Self {
+            resnets: [resnet(0)?, resnet(1)?],
+            norm: gamma(&attention, "norm", channels)?,
+            to_qkv: conv("to_qkv", 3 * channels)?,
+            proj: conv("proj", channels)?,
+        })
+    }
+
+    /// A whole map to a map of the same size.
+    pub(super) fn forward(&self, x: &Map, cx: &Cx) -> Result<Map, ModelError> {
+        let all = 0..x.height;
+        let x = self.resnets[0].forward(x, all.clone());
+        if cx.cancel.is_cancelled() {
+            return Err(ModelError::Cancelled);
+        }
+        let qkv = self.to_qkv.forward(&x.norm(&self.norm, false), all.clone());
+        let (s, c) = (x.height * x.width, x.channels);
+        let qkv = Tensor::from_vec(qkv.data, (1, s, 3 * c), &Device::Cpu)?;
+        let [q, k, v] = [0, 1, 2].map(|i| qkv.narrow(2, i * c, c));
+        let attention = Attention {
+            heads: 1,
+            kv_heads: 1,
+            keys: Keys::All,
+        };
+        let out = attention.forward(&q?, &k?, &v?)?;
+        let attended = Map {
+            data: out.flatten_all()?.to_vec1()?,
+            rows: all.clone(),
+            ..x
+        };
+        let mut y = self.proj.forward(&attended, all.clone());
+        y.add(&x);
+        Ok(self.resnets[1].forward(&y, all))
+    }
+}
