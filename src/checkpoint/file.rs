@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 
 use super::CheckpointError;
+use super::foreign;
+use super::header::{Entry, Header};
 use crate::numerics::widen;
 
 /// Where the bytes of a file live.
@@ -27,19 +29,17 @@ impl Bytes {
     }
 }
 
-struct Entry {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    range: Range<usize>,
-}
-
 /// An opened safetensors file: a memory map (or bytes of the program itself) and its validated index.
 pub struct SafetensorsFile {
     path: PathBuf,
     bytes: Bytes,
     header: Range<usize>,
     metadata: BTreeMap<String, String>,
+    /// How long the header says the file is.
+    described: usize,
     tensors: BTreeMap<String, Entry>,
+    /// Tensors that the file is too short for.
+    beyond: BTreeMap<String, Entry>,
 }
 
 impl SafetensorsFile {
@@ -49,17 +49,30 @@ impl SafetensorsFile {
     /// [`CheckpointError::Io`] where the file cannot be read, [`CheckpointError::Container`] where it is
     /// truncated, longer than its header says, or no safetensors file at all.
     pub fn open(path: &Path) -> Result<Arc<Self>, CheckpointError> {
+        Self::index(path.to_owned(), Self::map(path)?)
+    }
+
+    /// As [`Self::open`], but a file that is cut short is opened with the tensors that are whole, for
+    /// [`inspect`](crate::inspect); [`Self::cut`] says so.
+    ///
+    /// # Errors
+    /// As [`Self::open`], save for the length.
+    pub fn open_lenient(path: &Path) -> Result<Arc<Self>, CheckpointError> {
+        Self::index_lenient(path.to_owned(), Self::map(path)?)
+    }
+
+    fn map(path: &Path) -> Result<Bytes, CheckpointError> {
         let io = |source| CheckpointError::Io {
             path: path.to_owned(),
             source,
         };
         let file = File::open(path).map_err(io)?;
         let kind = file.metadata().map_err(io)?;
-        if kind.len() < 8 || !kind.is_file() {
+        if !kind.is_file() || kind.len() == 0 {
             return Err(CheckpointError::Container {
                 path: path.to_owned(),
                 reason: match kind.is_file() {
-                    true => format!("it has {} bytes, a header length alone takes 8", kind.len()),
+                    true => "it is empty".to_owned(),
                     false => "it is not a regular file".to_owned(),
                 },
             });
@@ -67,7 +80,7 @@ impl SafetensorsFile {
         // SAFETY: the map is read-only. Another process that truncates the file while it is mapped would
         // end this one with SIGBUS; every loader that maps weights accepts that.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        Self::index(path.to_owned(), Bytes::Mapped(map))
+        Ok(Bytes::Mapped(map))
     }
 
     /// Indexes bytes that are part of the program. `name` stands for the path in messages.
@@ -79,41 +92,55 @@ impl SafetensorsFile {
     }
 
     fn index(path: PathBuf, bytes: Bytes) -> Result<Arc<Self>, CheckpointError> {
-        let refuse = |reason: String| CheckpointError::Container {
-            path: path.clone(),
-            reason,
-        };
-        let (length, header) =
-            SafeTensors::read_metadata(bytes.get()).map_err(|e| refuse(e.to_string()))?;
-        let start = 8 + length;
-        let described = start + header.data_len();
-        if described != bytes.get().len() {
-            return Err(refuse(format!(
-                "its header describes {described} bytes, the file has {}",
-                bytes.get().len()
-            )));
+        let file = Self::index_lenient(path, bytes)?;
+        match file.cut() {
+            None => Ok(file),
+            Some(reason) => Err(CheckpointError::Container {
+                path: file.path.clone(),
+                reason,
+            }),
         }
-        let tensors = header
-            .tensors()
+    }
+
+    /// The index of a file whose header is sound, though it may not be as long as the header says.
+    fn index_lenient(path: PathBuf, bytes: Bytes) -> Result<Arc<Self>, CheckpointError> {
+        let header = match Header::parse(bytes.get()) {
+            Ok(header) => header,
+            Err(reason) => return Err(foreign::explain(path, bytes.get(), reason)),
+        };
+        let here = bytes.get().len();
+        let (tensors, beyond) = header
+            .tensors
             .into_iter()
-            .map(|(name, info)| {
-                let (begin, end) = info.data_offsets;
-                let entry = Entry {
-                    dtype: info.dtype,
-                    shape: info.shape.clone(),
-                    range: start + begin..start + end,
-                };
-                (name, entry)
-            })
-            .collect();
-        let metadata = header.metadata().clone().unwrap_or_default();
+            .partition(|(_, entry): &(String, Entry)| entry.range.end <= here);
         Ok(Arc::new(Self {
-            header: 0..start,
-            metadata: metadata.into_iter().collect(),
+            header: header.range,
+            metadata: header.metadata,
+            described: header.file_len,
             tensors,
+            beyond,
             bytes,
             path,
         }))
+    }
+
+    /// What is wrong with the length, if anything: the file ends early, or goes on after its last tensor.
+    pub fn cut(&self) -> Option<String> {
+        let (described, here) = (self.described, self.len());
+        if described == here {
+            return None;
+        }
+        let first = self
+            .beyond
+            .iter()
+            .min_by_key(|(_, entry)| entry.range.start);
+        Some(match first {
+            Some((name, _)) => format!(
+                "its header describes {described} bytes, the file has {here}: {} tensors are cut, the first is `{name}`",
+                self.beyond.len()
+            ),
+            None => format!("its header describes {described} bytes, the file has {here}"),
+        })
     }
 
     /// Where the file lies (for embedded bytes: the name given).

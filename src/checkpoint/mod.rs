@@ -6,6 +6,10 @@
 mod encoding;
 mod error;
 mod file;
+mod foreign;
+mod header;
+mod names;
+mod source;
 mod weights;
 
 use std::fmt;
@@ -13,6 +17,8 @@ use std::fmt;
 pub use encoding::Encoding;
 pub use error::CheckpointError;
 pub use file::{SafetensorsFile, TensorView};
+pub use names::Names;
+pub use source::{Checkpoint, Configs, ModelSource, TokenizerSource};
 pub use weights::Weights;
 
 /// The three parts of a text-to-image model.
