@@ -1,6 +1,8 @@
 //! The sizes of a model: from config JSON where there is one, else from tensor shapes, else the published
 //! Qwen-Image constants for what neither tells.
 
+mod detect;
+
 /// Sizes of the MMDiT (`transformer/config.json` of a diffusers folder).
 #[derive(Clone, Debug, PartialEq)]
 pub struct TransformerConfig {

@@ -1,0 +1,414 @@
+//! Sizes read from configuration JSON and tensor shapes. Both are asked where both exist, and must agree.
+
+use serde_json::Value;
+
+use super::super::ModelError;
+use super::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
+use crate::checkpoint::{Component, Weights};
+
+/// Larger numbers in a configuration are a mistake or an attack.
+const LARGEST: u64 = 1 << 24;
+
+/// Head width of every published Qwen-Image and Qwen2.5-VL.
+const PUBLISHED_HEAD_DIM: usize = 128;
+/// Rotary split of the published Qwen-Image.
+const PUBLISHED_AXES: [usize; 3] = [16, 56, 56];
+/// Latent statistics of the published VAE (Wan 2.1's; diffusers' `AutoencoderKLQwenImage` defaults, Apache-2.0).
+const PUBLISHED_MEAN: [f32; 16] = [
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517,
+    -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+];
+/// As [`PUBLISHED_MEAN`].
+const PUBLISHED_STD: [f32; 16] = [
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579,
+    1.6382, 1.1253, 2.8251, 1.9160,
+];
+
+/// A configuration's fields, with errors that say whose they are.
+struct Fields<'a> {
+    component: Component,
+    json: Option<&'a Value>,
+}
+
+impl Fields<'_> {
+    fn refuse(&self, reason: String) -> ModelError {
+        ModelError::Config {
+            component: self.component,
+            reason,
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.json?.get(name).filter(|v| !v.is_null())
+    }
+
+    fn size(&self, name: &str) -> Result<Option<usize>, ModelError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        match value.as_u64() {
+            Some(n @ 1..=LARGEST) => Ok(Some(n as usize)),
+            _ => Err(self.refuse(format!(
+                "`{name}` is {value}, a size from 1 to {LARGEST} was expected"
+            ))),
+        }
+    }
+
+    fn number(&self, name: &str) -> Result<Option<f64>, ModelError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        match value.as_f64() {
+            Some(v) if v.is_finite() => Ok(Some(v)),
+            _ => Err(self.refuse(format!("`{name}` is {value}, a number was expected"))),
+        }
+    }
+
+    fn list<T>(
+        &self,
+        name: &str,
+        item: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, ModelError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        let items = value
+            .as_array()
+            .and_then(|items| items.iter().map(item).collect());
+        match items {
+            Some(items) => Ok(Some(items)),
+            None => Err(self.refuse(format!(
+                "`{name}` is {value}, which cannot be read as a list of its kind"
+            ))),
+        }
+    }
+
+    fn flag(&self, name: &str) -> Result<bool, ModelError> {
+        match self.get(name) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(value) => {
+                Err(self.refuse(format!("`{name}` is {value}, true or false was expected")))
+            }
+        }
+    }
+
+    /// The size that the tensors tell, which the configuration must not contradict.
+    fn agree(&self, name: &str, told: usize) -> Result<usize, ModelError> {
+        match self.size(name)? {
+            Some(stated) if stated != told => Err(self.refuse(format!(
+                "`{name}` is {stated} but its tensors say {told}; config and weights are of different models"
+            ))),
+            _ => Ok(told),
+        }
+    }
+
+    /// The dimension `axis` of tensor `name`.
+    fn dim(&self, weights: &Weights, name: &str, axis: usize) -> Result<usize, ModelError> {
+        let shape = weights.shape(name).ok_or_else(|| weights.missing(name))?;
+        match shape.get(axis) {
+            Some(n @ 1..) => Ok(*n),
+            _ => Err(self.refuse(format!(
+                "tensor `{name}` has shape {shape:?}, which is of no use here"
+            ))),
+        }
+    }
+}
+
+/// How many of `prefix.0`, `prefix.1`, ... there are, without a gap.
+fn count(weights: &Weights, prefix: &str) -> usize {
+    let start = format!("{prefix}.");
+    let index = |name: &str| {
+        name.strip_prefix(&start)?
+            .split('.')
+            .next()?
+            .parse::<usize>()
+            .ok()
+    };
+    weights
+        .names()
+        .filter_map(index)
+        .max()
+        .map_or(0, |last| last + 1)
+}
+
+impl TransformerConfig {
+    /// Reads the sizes of `weights`; `json` is `transformer/config.json` where there is one.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] where the two contradict each other, ask for a variant that is not supported,
+    /// or leave open how a head turns with the position.
+    pub fn detect(weights: &Weights, json: Option<&Value>) -> Result<Self, ModelError> {
+        let fields = Fields {
+            component: Component::Transformer,
+            json,
+        };
+        for variant in [
+            "guidance_embeds",
+            "use_additional_t_cond",
+            "use_layer3d_rope",
+        ] {
+            if fields.flag(variant)? {
+                return Err(fields.refuse(format!(
+                    "`{variant}` is set: that variant of Qwen-Image is not supported"
+                )));
+            }
+        }
+        let block = "transformer_blocks.0";
+        let inner = fields.dim(weights, "img_in.weight", 0)?;
+        let in_channels = fields.dim(weights, "img_in.weight", 1)?;
+        let head_dim = fields.dim(weights, &format!("{block}.attn.norm_q.weight"), 0)?;
+        if !inner.is_multiple_of(head_dim) {
+            return Err(fields.refuse(format!(
+                "its width {inner} is not a multiple of its head width {head_dim}"
+            )));
+        }
+        let patch_size = fields.size("patch_size")?.unwrap_or(2);
+        let packed = fields.dim(weights, "proj_out.weight", 0)?;
+        let axes = fields.list(
+            "axes_dims_rope",
+            |v| Some(v.as_u64()?.min(LARGEST) as usize),
+        )?;
+        let axes_dims_rope = match (axes, head_dim) {
+            (Some(axes), _) => <[usize; 3]>::try_from(axes).map_err(|axes| {
+                fields.refuse(format!("`axes_dims_rope` has {} parts, not 3", axes.len()))
+            })?,
+            (None, PUBLISHED_HEAD_DIM) => PUBLISHED_AXES,
+            (None, other) => {
+                return Err(fields.refuse(format!(
+                    "heads are {other} wide and no config says how they split into rotary axes; \
+                     put `axes_dims_rope` into a config"
+                )));
+            }
+        };
+        if axes_dims_rope.iter().sum::<usize>() != head_dim
+            || axes_dims_rope.iter().any(|d| d % 2 != 0)
+        {
+            return Err(fields.refuse(format!(
+                "`axes_dims_rope` {axes_dims_rope:?} must be even numbers that sum to the head width {head_dim}"
+            )));
+        }
+        let out_channels = packed / (patch_size * patch_size);
+        if out_channels * patch_size * patch_size != packed || in_channels != packed {
+            return Err(fields.refuse(format!(
+                "{in_channels} packed channels go in and {packed} come out, with a patch of {patch_size}"
+            )));
+        }
+        Ok(Self {
+            num_layers: fields.agree("num_layers", count(weights, "transformer_blocks"))?,
+            num_attention_heads: fields.agree("num_attention_heads", inner / head_dim)?,
+            attention_head_dim: fields.agree("attention_head_dim", head_dim)?,
+            in_channels: fields.agree("in_channels", in_channels)?,
+            out_channels: fields.agree("out_channels", out_channels)?,
+            patch_size,
+            joint_attention_dim: fields.agree(
+                "joint_attention_dim",
+                fields.dim(weights, "txt_in.weight", 1)?,
+            )?,
+            mlp_dim: fields.dim(weights, &format!("{block}.img_mlp.net.0.proj.weight"), 0)?,
+            axes_dims_rope,
+        })
+    }
+}
+
+impl TextEncoderConfig {
+    /// Reads the sizes of `weights`; `json` is `text_encoder/config.json`, nested (`text_config`) or flat.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] where the two contradict each other or the number of heads stays open.
+    pub fn detect(weights: &Weights, json: Option<&Value>) -> Result<Self, ModelError> {
+        let fields = Fields {
+            component: Component::TextEncoder,
+            json: json.map(|json| json.get("text_config").unwrap_or(json)),
+        };
+        let attn = "model.layers.0.self_attn";
+        let q = fields.dim(weights, &format!("{attn}.q_proj.weight"), 0)?;
+        let kv = fields.dim(weights, &format!("{attn}.k_proj.weight"), 0)?;
+        let heads = fields.size("num_attention_heads")?;
+        let head_dim = match (fields.size("head_dim")?, heads) {
+            (Some(head_dim), _) => head_dim,
+            (None, Some(heads)) => q / heads,
+            (None, None) => PUBLISHED_HEAD_DIM,
+        };
+        if head_dim == 0
+            || !q.is_multiple_of(head_dim)
+            || !kv.is_multiple_of(head_dim)
+            || head_dim % 2 != 0
+        {
+            return Err(fields.refuse(format!(
+                "queries are {q} wide and keys {kv}: no whole number of heads of {head_dim}; it needs its config.json"
+            )));
+        }
+        let (heads, kv_heads) = (q / head_dim, kv / head_dim);
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(fields.refuse(format!(
+                "{heads} query heads cannot share {kv_heads} key heads"
+            )));
+        }
+        if fields.flag("use_sliding_window")? {
+            return Err(
+                fields.refuse("`use_sliding_window` is set, which is not supported".to_owned())
+            );
+        }
+        let rope = Fields {
+            component: Component::TextEncoder,
+            json: fields.get("rope_parameters").or(fields.json),
+        };
+        Ok(Self {
+            vocab_size: fields.agree(
+                "vocab_size",
+                fields.dim(weights, "model.embed_tokens.weight", 0)?,
+            )?,
+            hidden_size: fields.agree(
+                "hidden_size",
+                fields.dim(weights, "model.embed_tokens.weight", 1)?,
+            )?,
+            num_hidden_layers: fields.agree("num_hidden_layers", count(weights, "model.layers"))?,
+            num_attention_heads: fields.agree("num_attention_heads", heads)?,
+            num_key_value_heads: fields.agree("num_key_value_heads", kv_heads)?,
+            head_dim,
+            intermediate_size: fields.agree(
+                "intermediate_size",
+                fields.dim(weights, "model.layers.0.mlp.gate_proj.weight", 0)?,
+            )?,
+            rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
+            rope_theta: rope.number("rope_theta")?.unwrap_or(1e6),
+        })
+    }
+}
+
+impl VaeConfig {
+    /// Reads the sizes of `weights` (diffusers names); `json` is `vae/config.json` where there is one.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] where the two contradict each other, or latent statistics stay open.
+    pub fn detect(weights: &Weights, json: Option<&Value>) -> Result<Self, ModelError> {
+        let fields = Fields {
+            component: Component::Vae,
+            json,
+        };
+        if fields
+            .get("attn_scales")
+            .and_then(Value::as_array)
+            .is_some_and(|a| !a.is_empty())
+        {
+            return Err(
+                fields.refuse("`attn_scales` is not empty, which is not supported".to_owned())
+            );
+        }
+        let base_dim = fields.agree(
+            "base_dim",
+            fields.dim(weights, "encoder.conv_in.weight", 0)?,
+        )?;
+        let z_dim = fields.agree("z_dim", fields.dim(weights, "decoder.conv_in.weight", 1)?)?;
+        let stages = count(weights, "decoder.up_blocks");
+        // The decoder's stages mirror the encoder's; a stage is as wide as its first residual block's output.
+        let mut dim_mult = Vec::new();
+        let mut temporal_downsample = Vec::new();
+        for stage in (0..stages).rev() {
+            let block = format!("decoder.up_blocks.{stage}");
+            let width = fields.dim(weights, &format!("{block}.resnets.0.conv1.weight"), 0)?;
+            if !width.is_multiple_of(base_dim) {
+                return Err(fields.refuse(format!(
+                    "a stage is {width} wide, no multiple of {base_dim}"
+                )));
+            }
+            dim_mult.push(width / base_dim);
+            if stage + 1 < stages {
+                let time = format!("{block}.upsamplers.0.time_conv.weight");
+                temporal_downsample.push(weights.contains(&time));
+            }
+        }
+        let stated = fields.list("dim_mult", |v| Some(v.as_u64()?.min(LARGEST) as usize))?;
+        if stated.as_ref().is_some_and(|stated| *stated != dim_mult) {
+            return Err(fields.refuse(format!(
+                "`dim_mult` is {stated:?} but its tensors say {dim_mult:?}"
+            )));
+        }
+        let resnets = count(weights, "decoder.up_blocks.0.resnets");
+        if stages == 0 || resnets == 0 {
+            return Err(weights
+                .missing("decoder.up_blocks.0.resnets.0.conv1.weight")
+                .into());
+        }
+        let statistics = |name: &str, published: &[f32; 16]| {
+            let stated = fields.list(name, |v| Some(v.as_f64()? as f32))?;
+            let values = match stated {
+                Some(values) => values,
+                None => published.to_vec(),
+            };
+            match values.len() == z_dim && values.iter().all(|v| v.is_finite()) {
+                true => Ok(values),
+                false => Err(fields.refuse(format!(
+                    "`{name}` has {} values for {z_dim} latent channels; it needs its config.json",
+                    values.len()
+                ))),
+            }
+        };
+        Ok(Self {
+            base_dim,
+            z_dim,
+            dim_mult,
+            num_res_blocks: fields.agree("num_res_blocks", resnets - 1)?,
+            temporal_downsample,
+            input_channels: fields.agree(
+                "input_channels",
+                fields.dim(weights, "decoder.conv_out.weight", 0)?,
+            )?,
+            latents_mean: statistics("latents_mean", &PUBLISHED_MEAN)?,
+            latents_std: statistics("latents_std", &PUBLISHED_STD)?,
+        })
+    }
+}
+
+impl SchedulerConfig {
+    /// Reads `scheduler/scheduler_config.json`; what it leaves out has the published value.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] where it asks for another kind of schedule.
+    pub fn detect(json: Option<&Value>) -> Result<Self, ModelError> {
+        let fields = Fields {
+            component: Component::Transformer,
+            json,
+        };
+        let published = Self::default();
+        let Some(json) = json else {
+            return Ok(published);
+        };
+        for unsupported in [
+            "use_karras_sigmas",
+            "use_exponential_sigmas",
+            "use_beta_sigmas",
+            "invert_sigmas",
+            "stochastic_sampling",
+        ] {
+            if fields.flag(unsupported)? {
+                return Err(fields.refuse(format!(
+                    "the scheduler's `{unsupported}` is set, which is not supported"
+                )));
+            }
+        }
+        if json
+            .get("time_shift_type")
+            .and_then(Value::as_str)
+            .is_some_and(|t| t != "exponential")
+        {
+            return Err(
+                fields.refuse("the scheduler's `time_shift_type` is not `exponential`".to_owned())
+            );
+        }
+        let size = |name, published| Ok::<_, ModelError>(fields.size(name)?.unwrap_or(published));
+        let number =
+            |name, published| Ok::<_, ModelError>(fields.number(name)?.unwrap_or(published));
+        Ok(Self {
+            use_dynamic_shifting: fields.flag("use_dynamic_shifting")?,
+            shift: number("shift", published.shift)?,
+            base_shift: number("base_shift", published.base_shift)?,
+            max_shift: number("max_shift", published.max_shift)?,
+            base_image_seq_len: size("base_image_seq_len", published.base_image_seq_len)?,
+            max_image_seq_len: size("max_image_seq_len", published.max_image_seq_len)?,
+            shift_terminal: fields.number("shift_terminal")?,
+            num_train_timesteps: size("num_train_timesteps", published.num_train_timesteps)?,
+        })
+    }
+}
