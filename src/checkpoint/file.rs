@@ -173,6 +173,16 @@ impl SafetensorsFile {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// Whether the file has the tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// All tensors, sorted by name.
+    pub fn views(self: &Arc<Self>) -> Vec<TensorView> {
+        self.names().filter_map(|name| self.view(name)).collect()
+    }
+
     /// The tensor `name`, if the file has it.
     pub fn view(self: &Arc<Self>, name: &str) -> Option<TensorView> {
         let entry = self.tensors.get(name)?;

@@ -6,9 +6,12 @@
 mod encoding;
 mod error;
 mod file;
+mod folder;
 mod foreign;
+pub(crate) mod gather;
 mod header;
 mod names;
+mod open;
 mod source;
 mod weights;
 
@@ -18,7 +21,8 @@ pub use encoding::Encoding;
 pub use error::CheckpointError;
 pub use file::{SafetensorsFile, TensorView};
 pub use names::Names;
-pub use source::{Checkpoint, Configs, ModelSource, TokenizerSource};
+pub use open::Checkpoint;
+pub use source::{Configs, ModelSource, TokenizerSource};
 pub use weights::Weights;
 
 /// The three parts of a text-to-image model.
@@ -30,6 +34,11 @@ pub enum Component {
     TextEncoder,
     /// `AutoencoderKLQwenImage` (Wan 2.1).
     Vae,
+}
+
+impl Component {
+    /// All three, in the order in which an all-in-one file is described.
+    pub const ALL: [Self; 3] = [Self::Transformer, Self::TextEncoder, Self::Vae];
 }
 
 impl fmt::Display for Component {

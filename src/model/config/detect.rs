@@ -3,11 +3,9 @@
 use serde_json::Value;
 
 use super::super::ModelError;
+use super::fields::{Fields, LARGEST, count};
 use super::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
 use crate::checkpoint::{Component, Weights};
-
-/// Larger numbers in a configuration are a mistake or an attack.
-const LARGEST: u64 = 1 << 24;
 
 /// Head width of every published Qwen-Image and Qwen2.5-VL.
 const PUBLISHED_HEAD_DIM: usize = 128;
@@ -24,114 +22,6 @@ const PUBLISHED_STD: [f32; 16] = [
     1.6382, 1.1253, 2.8251, 1.9160,
 ];
 
-/// A configuration's fields, with errors that say whose they are.
-struct Fields<'a> {
-    component: Component,
-    json: Option<&'a Value>,
-}
-
-impl Fields<'_> {
-    fn refuse(&self, reason: String) -> ModelError {
-        ModelError::Config {
-            component: self.component,
-            reason,
-        }
-    }
-
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.json?.get(name).filter(|v| !v.is_null())
-    }
-
-    fn size(&self, name: &str) -> Result<Option<usize>, ModelError> {
-        let Some(value) = self.get(name) else {
-            return Ok(None);
-        };
-        match value.as_u64() {
-            Some(n @ 1..=LARGEST) => Ok(Some(n as usize)),
-            _ => Err(self.refuse(format!(
-                "`{name}` is {value}, a size from 1 to {LARGEST} was expected"
-            ))),
-        }
-    }
-
-    fn number(&self, name: &str) -> Result<Option<f64>, ModelError> {
-        let Some(value) = self.get(name) else {
-            return Ok(None);
-        };
-        match value.as_f64() {
-            Some(v) if v.is_finite() => Ok(Some(v)),
-            _ => Err(self.refuse(format!("`{name}` is {value}, a number was expected"))),
-        }
-    }
-
-    fn list<T>(
-        &self,
-        name: &str,
-        item: impl Fn(&Value) -> Option<T>,
-    ) -> Result<Option<Vec<T>>, ModelError> {
-        let Some(value) = self.get(name) else {
-            return Ok(None);
-        };
-        let items = value
-            .as_array()
-            .and_then(|items| items.iter().map(item).collect());
-        match items {
-            Some(items) => Ok(Some(items)),
-            None => Err(self.refuse(format!(
-                "`{name}` is {value}, which cannot be read as a list of its kind"
-            ))),
-        }
-    }
-
-    fn flag(&self, name: &str) -> Result<bool, ModelError> {
-        match self.get(name) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(value) => {
-                Err(self.refuse(format!("`{name}` is {value}, true or false was expected")))
-            }
-        }
-    }
-
-    /// The size that the tensors tell, which the configuration must not contradict.
-    fn agree(&self, name: &str, told: usize) -> Result<usize, ModelError> {
-        match self.size(name)? {
-            Some(stated) if stated != told => Err(self.refuse(format!(
-                "`{name}` is {stated} but its tensors say {told}; config and weights are of different models"
-            ))),
-            _ => Ok(told),
-        }
-    }
-
-    /// The dimension `axis` of tensor `name`.
-    fn dim(&self, weights: &Weights, name: &str, axis: usize) -> Result<usize, ModelError> {
-        let shape = weights.shape(name).ok_or_else(|| weights.missing(name))?;
-        match shape.get(axis) {
-            Some(n @ 1..) => Ok(*n),
-            _ => Err(self.refuse(format!(
-                "tensor `{name}` has shape {shape:?}, which is of no use here"
-            ))),
-        }
-    }
-}
-
-/// How many of `prefix.0`, `prefix.1`, ... there are, without a gap.
-fn count(weights: &Weights, prefix: &str) -> usize {
-    let start = format!("{prefix}.");
-    let index = |name: &str| {
-        name.strip_prefix(&start)?
-            .split('.')
-            .next()?
-            .parse::<usize>()
-            .ok()
-    };
-    weights
-        .names()
-        .filter_map(index)
-        .max()
-        .map_or(0, |last| last + 1)
-}
-
 impl TransformerConfig {
     /// Reads the sizes of `weights`; `json` is `transformer/config.json` where there is one.
     ///
@@ -143,6 +33,7 @@ impl TransformerConfig {
             component: Component::Transformer,
             json,
         };
+        fields.class("QwenImageTransformer2DModel")?;
         for variant in [
             "guidance_embeds",
             "use_additional_t_cond",
@@ -250,10 +141,20 @@ impl TextEncoderConfig {
                 fields.refuse("`use_sliding_window` is set, which is not supported".to_owned())
             );
         }
+        if let Some(act) = fields.get("hidden_act").filter(|act| *act != "silu") {
+            return Err(fields.refuse(format!("`hidden_act` is {act}, only silu is supported")));
+        }
         let rope = Fields {
             component: Component::TextEncoder,
             json: fields.get("rope_parameters").or(fields.json),
         };
+        let scaling = fields.get("rope_scaling").or(fields.get("rope_parameters"));
+        let kind = scaling.and_then(|s| s.get("rope_type").or(s.get("type")));
+        if let Some(kind) = kind.filter(|kind| *kind != "default" && *kind != "mrope") {
+            return Err(fields.refuse(format!(
+                "its rotary positions are scaled by {kind}, which is not supported"
+            )));
+        }
         Ok(Self {
             vocab_size: fields.agree(
                 "vocab_size",
@@ -287,6 +188,7 @@ impl VaeConfig {
             component: Component::Vae,
             json,
         };
+        fields.class("AutoencoderKLQwenImage")?;
         if fields
             .get("attn_scales")
             .and_then(Value::as_array)
@@ -323,6 +225,15 @@ impl VaeConfig {
         if stated.as_ref().is_some_and(|stated| *stated != dim_mult) {
             return Err(fields.refuse(format!(
                 "`dim_mult` is {stated:?} but its tensors say {dim_mult:?}"
+            )));
+        }
+        let stated = fields.list("temperal_downsample", Value::as_bool)?;
+        if stated
+            .as_ref()
+            .is_some_and(|stated| *stated != temporal_downsample)
+        {
+            return Err(fields.refuse(format!(
+                "`temperal_downsample` is {stated:?} but its tensors say {temporal_downsample:?}"
             )));
         }
         let resnets = count(weights, "decoder.up_blocks.0.resnets");
@@ -362,7 +273,7 @@ impl VaeConfig {
 }
 
 impl SchedulerConfig {
-    /// Reads `scheduler/scheduler_config.json`; what it leaves out has the published value.
+    /// Reads `scheduler/scheduler_config.json`; without one, the published schedule.
     ///
     /// # Errors
     /// [`ModelError::Config`] where it asks for another kind of schedule.
@@ -371,10 +282,10 @@ impl SchedulerConfig {
             component: Component::Transformer,
             json,
         };
-        let published = Self::default();
         let Some(json) = json else {
-            return Ok(published);
+            return Ok(Self::default());
         };
+        fields.class("FlowMatchEulerDiscreteScheduler")?;
         for unsupported in [
             "use_karras_sigmas",
             "use_exponential_sigmas",
@@ -397,18 +308,26 @@ impl SchedulerConfig {
                 fields.refuse("the scheduler's `time_shift_type` is not `exponential`".to_owned())
             );
         }
-        let size = |name, published| Ok::<_, ModelError>(fields.size(name)?.unwrap_or(published));
-        let number =
-            |name, published| Ok::<_, ModelError>(fields.number(name)?.unwrap_or(published));
-        Ok(Self {
+        // What the file leaves out has the value of the class, not of the published config.
+        let size = |name, default| Ok::<_, ModelError>(fields.size(name)?.unwrap_or(default));
+        let number = |name, default| Ok::<_, ModelError>(fields.number(name)?.unwrap_or(default));
+        let config = Self {
             use_dynamic_shifting: fields.flag("use_dynamic_shifting")?,
-            shift: number("shift", published.shift)?,
-            base_shift: number("base_shift", published.base_shift)?,
-            max_shift: number("max_shift", published.max_shift)?,
-            base_image_seq_len: size("base_image_seq_len", published.base_image_seq_len)?,
-            max_image_seq_len: size("max_image_seq_len", published.max_image_seq_len)?,
+            shift: number("shift", 1.0)?,
+            base_shift: number("base_shift", 0.5)?,
+            max_shift: number("max_shift", 1.15)?,
+            base_image_seq_len: size("base_image_seq_len", 256)?,
+            max_image_seq_len: size("max_image_seq_len", 4096)?,
             shift_terminal: fields.number("shift_terminal")?,
-            num_train_timesteps: size("num_train_timesteps", published.num_train_timesteps)?,
-        })
+            num_train_timesteps: size("num_train_timesteps", 1000)?,
+        };
+        let lengths = (config.base_image_seq_len, config.max_image_seq_len);
+        if lengths.0 >= lengths.1 {
+            return Err(fields.refuse(format!(
+                "the scheduler's `base_image_seq_len` {} is not below `max_image_seq_len` {}",
+                lengths.0, lengths.1
+            )));
+        }
+        Ok(config)
     }
 }

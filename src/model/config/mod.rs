@@ -2,6 +2,7 @@
 //! Qwen-Image constants for what neither tells.
 
 mod detect;
+mod fields;
 
 /// Sizes of the MMDiT (`transformer/config.json` of a diffusers folder).
 #[derive(Clone, Debug, PartialEq)]

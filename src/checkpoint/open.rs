@@ -1,0 +1,123 @@
+//! From what a user names (a file, a folder, the embedded model) to the components of a [`Checkpoint`].
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::Device;
+use sha2::{Digest, Sha256};
+
+use super::gather::{Opened, Strictness};
+use super::{
+    CheckpointError, Component, Configs, ModelSource, SafetensorsFile, TokenizerSource, Weights,
+};
+
+/// The embedded model: an all-in-one FP8 file.
+static TINY: &[u8] = include_bytes!("../../models/tiny/qwen-tiny-aio-fp8.safetensors");
+/// Its tokenizer.
+static TINY_TOKENIZER: &[u8] = include_bytes!("../../models/tiny/tokenizer/tokenizer.json");
+/// What messages call it.
+const EMBEDDED: &str = "the embedded model";
+/// Bytes of each end of a tensor that the fingerprint reads.
+const SAMPLE: usize = 4096;
+
+/// An opened model: three components and what says how to run them.
+pub struct Checkpoint {
+    /// What to call it in messages and pictures: the file's or folder's name.
+    pub name: String,
+    /// The MMDiT.
+    pub transformer: Weights,
+    /// Qwen2.5-VL.
+    pub text_encoder: Weights,
+    /// The VAE.
+    pub vae: Weights,
+    /// Configurations, where the checkpoint has some.
+    pub configs: Configs,
+    /// The tokenizer.
+    pub tokenizer: TokenizerSource,
+    /// Whether it is laid out as diffusers writes it, rather than as ComfyUI does.
+    pub diffusers: bool,
+    files: Vec<Arc<SafetensorsFile>>,
+}
+
+impl Checkpoint {
+    /// Opens every file, reads every header, and sorts the tensors into components. No weight is read.
+    ///
+    /// # Errors
+    /// A file that is missing, cut short or of another kind; a component that is in none of them.
+    pub fn open(source: &ModelSource, device: &Device) -> Result<Self, CheckpointError> {
+        let (model, text_encoder, vae) = match source {
+            ModelSource::Embedded => {
+                let file = SafetensorsFile::from_static(EMBEDDED, TINY)?;
+                let mut opened = Opened::of_files(vec![file])?;
+                opened.tokenizer = TokenizerSource::Json(TINY_TOKENIZER.to_vec());
+                return assemble(opened, "tiny".to_owned(), Path::new(EMBEDDED), device);
+            }
+            ModelSource::Files {
+                model,
+                text_encoder,
+                vae,
+            } => (model, text_encoder, vae),
+        };
+        let mut opened = Opened::open(model, Strictness::Whole)?;
+        for (path, component) in [
+            (text_encoder, Component::TextEncoder),
+            (vae, Component::Vae),
+        ] {
+            if let Some(path) = path {
+                opened.replace(component, Opened::open(path, Strictness::Whole)?, path)?;
+            }
+        }
+        let name = model.file_stem().unwrap_or(model.as_os_str());
+        assemble(opened, name.to_string_lossy().into_owned(), model, device)
+    }
+
+    /// SHA-256 over every file's header, its length, and the first and last 4 KiB of every tensor, in hex.
+    ///
+    /// It tells checkpoints apart at the cost of a few MB of reads where hashing 28 GB would take minutes.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for file in &self.files {
+            hash.update(file.header_bytes());
+            hash.update((file.len() as u64).to_le_bytes());
+            for view in file.views() {
+                let bytes = view.bytes();
+                hash.update(&bytes[..bytes.len().min(SAMPLE)]);
+                hash.update(&bytes[bytes.len().saturating_sub(SAMPLE)..]);
+            }
+        }
+        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Bytes of all files, as stored.
+    pub fn stored_bytes(&self) -> usize {
+        self.files.iter().map(|file| file.len()).sum()
+    }
+}
+
+/// The three components as weights; a component that is nowhere is an error that says what there is.
+fn assemble(
+    mut opened: Opened,
+    name: String,
+    path: &Path,
+    device: &Device,
+) -> Result<Checkpoint, CheckpointError> {
+    for component in Component::ALL {
+        opened.recognise(component, path)?;
+    }
+    let mut take = |component| {
+        let tensors = opened.tensors.remove(&component).unwrap_or_default();
+        let first = tensors.values().next();
+        let path = first.map_or(path, |view| view.file().path()).to_owned();
+        Weights::new(component, &path, device, tensors)
+    };
+    Ok(Checkpoint {
+        name,
+        transformer: take(Component::Transformer),
+        text_encoder: take(Component::TextEncoder),
+        vae: take(Component::Vae),
+        configs: opened.configs,
+        tokenizer: opened.tokenizer,
+        diffusers: opened.diffusers,
+        files: opened.files,
+    })
+}
