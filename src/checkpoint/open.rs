@@ -1,9 +1,11 @@
 //! From what a user names (a file, a folder, the embedded model) to the components of a [`Checkpoint`].
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Device;
+use safetensors::Dtype;
 use sha2::{Digest, Sha256};
 
 use super::gather::{Opened, Strictness};
@@ -86,6 +88,52 @@ impl Checkpoint {
             }
         }
         hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Whether this is one of the tiny models that come with the project.
+    pub fn is_tiny(&self) -> bool {
+        let title = |file: &Arc<SafetensorsFile>| {
+            let title = file.metadata().get("modelspec.title");
+            title.is_some_and(|t| t.starts_with("Qwen-Image tiny"))
+        };
+        self.files.iter().any(title)
+    }
+
+    /// Whether the transformer is stored in FP8.
+    pub fn is_fp8(&self) -> bool {
+        let dtype = self
+            .transformer
+            .dtype("transformer_blocks.0.attn.to_q.weight");
+        matches!(dtype, Some(Dtype::F8_E4M3 | Dtype::F8_E5M2))
+    }
+
+    /// How many of the transformer's two-dimensional weights are stored in which type, most first.
+    pub fn policy(&self) -> String {
+        let mut counts = BTreeMap::<String, usize>::new();
+        let weights = self
+            .transformer
+            .names()
+            .filter(|name| name.ends_with(".weight"));
+        for name in
+            weights.filter(|name| self.transformer.shape(name).is_some_and(|s| s.len() == 2))
+        {
+            let dtype = match self.transformer.dtype(name) {
+                Some(Dtype::F8_E4M3) => "float8_e4m3fn".to_owned(),
+                Some(Dtype::F8_E5M2) => "float8_e5m2".to_owned(),
+                dtype => format!("{dtype:?}")
+                    .replace("Some(", "")
+                    .replace(')', "")
+                    .to_lowercase(),
+            };
+            *counts.entry(dtype).or_default() += 1;
+        }
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+        let counts: Vec<_> = counts
+            .iter()
+            .map(|(dtype, n)| format!("{n} {dtype}"))
+            .collect();
+        counts.join(" + ")
     }
 
     /// Bytes of all files, as stored.

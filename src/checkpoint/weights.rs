@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
+use safetensors::Dtype;
 
 use super::{CheckpointError, Component, TensorView};
 
@@ -91,6 +92,14 @@ impl Weights {
             .tensors
             .get(&self.full(name))
             .map(TensorView::shape)
+    }
+
+    /// The tensor's stored type, if it is there. Does not claim it.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.store
+            .tensors
+            .get(&self.full(name))
+            .map(TensorView::dtype)
     }
 
     /// All canonical names of the component, whatever the prefix.

@@ -1,0 +1,418 @@
+//! The engine: a loaded model that turns requests into pictures.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+
+use super::PipelineError;
+use super::guidance::guide;
+use super::image::Picture;
+use super::latents::{self, LatentShape};
+use super::prompt::{PromptEmbeds, PromptTokens};
+use super::request::{Request, Settings};
+use super::sampler::Walk;
+use super::schedule::Schedule;
+use crate::checkpoint::{Checkpoint, Component, ModelSource, TokenizerSource};
+use crate::context::{Cx, Observer};
+use crate::model::ModelError;
+use crate::model::config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
+use crate::model::text_encoder::LanguageModel;
+use crate::model::text_encoder::tokenizer::Tokenizer;
+use crate::model::transformer::{Input, QwenImageTransformer};
+use crate::model::vae::Decoder;
+
+/// Hears how far the work is. Every method has an empty default.
+pub trait Progress {
+    /// A prompt was longer than the limit; `cut` is what was lost.
+    fn cut(&mut self, cut: &str) {
+        let _ = cut;
+    }
+
+    /// `steps` steps are about to begin.
+    fn begin(&mut self, steps: usize) {
+        let _ = steps;
+    }
+
+    /// Step `step` (from 0) is done; `latents` `[B, C, h, w]` is where it led.
+    ///
+    /// # Errors
+    /// An error ends the work.
+    fn stepped(&mut self, step: usize, latents: &Tensor) -> Result<(), PipelineError> {
+        let _ = (step, latents);
+        Ok(())
+    }
+}
+
+/// Seconds that each part took.
+#[derive(Clone, Debug, Default)]
+pub struct Timings {
+    /// Prompts to embeddings, the text encoder's loading included.
+    pub text_encode_s: f64,
+    /// Each step of the sampler.
+    pub steps_s: Vec<f64>,
+    /// Latents to pixels, the decoder's loading included.
+    pub decode_s: f64,
+}
+
+/// What a request gave.
+pub struct Generated {
+    /// One picture per prompt.
+    pub pictures: Vec<Picture>,
+    /// Final latents `[B, C, h, w]` in the model's normalised space.
+    pub latents: Tensor,
+    /// Steps taken.
+    pub steps: usize,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// A checkpoint with its transformer ready to run. Text encoder and decoder are loaded while they are needed.
+pub struct Engine {
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    transformer_config: TransformerConfig,
+    text_encoder_config: TextEncoderConfig,
+    vae_config: VaeConfig,
+    scheduler: SchedulerConfig,
+    transformer: QwenImageTransformer,
+}
+
+impl Engine {
+    /// Opens and checks everything; weights stay on disk until they are used.
+    ///
+    /// # Errors
+    /// Files that cannot be read, parts that are missing or do not fit together.
+    pub fn load(source: &ModelSource) -> Result<Self, PipelineError> {
+        let checkpoint = Checkpoint::open(source, &Device::Cpu)?;
+        let configs = &checkpoint.configs;
+        let transformer_config =
+            TransformerConfig::detect(&checkpoint.transformer, configs.transformer.as_ref())?;
+        let text_encoder_config =
+            TextEncoderConfig::detect(&checkpoint.text_encoder, configs.text_encoder.as_ref())?;
+        let vae_config = VaeConfig::detect(&checkpoint.vae, configs.vae.as_ref())?;
+        let scheduler = SchedulerConfig::detect(configs.scheduler.as_ref())?;
+        fit(&transformer_config, &text_encoder_config, &vae_config)?;
+        let tokenizer = tokenizer(&checkpoint.tokenizer, &text_encoder_config)?;
+        // Loading checks names, shapes and scales of every layer, so that nothing is found out after minutes.
+        LanguageModel::load(&checkpoint.text_encoder, &text_encoder_config)?;
+        let transformer = QwenImageTransformer::load(&checkpoint.transformer, &transformer_config)?;
+        Ok(Self {
+            checkpoint,
+            tokenizer,
+            transformer_config,
+            text_encoder_config,
+            vae_config,
+            scheduler,
+            transformer,
+        })
+    }
+
+    /// The opened files.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// What the model is made for.
+    pub fn defaults(&self) -> Settings {
+        Settings::of(&self.checkpoint)
+    }
+
+    /// The schedule that `settings` ask for.
+    ///
+    /// # Errors
+    /// [`PipelineError::Request`].
+    pub fn schedule(&self, settings: &Settings) -> Result<Schedule, PipelineError> {
+        match &settings.sigmas {
+            Some(sigmas) => Schedule::explicit(sigmas.clone()),
+            None => Schedule::new(
+                settings.schedule,
+                settings.steps,
+                settings.shift,
+                &self.scheduler,
+                self.latent_shape(settings).tokens(),
+            ),
+        }
+    }
+
+    /// The shape of a picture's latents.
+    pub fn latent_shape(&self, settings: &Settings) -> LatentShape {
+        LatentShape {
+            channels: self.transformer_config.out_channels,
+            height: settings.height / 8,
+            width: settings.width / 8,
+        }
+    }
+
+    /// Prompts to pictures.
+    ///
+    /// # Errors
+    /// A request that makes no sense, a model that cannot serve it, or [`ModelError::Cancelled`].
+    pub fn generate(
+        &self,
+        request: &Request,
+        cx: &Cx,
+        progress: &mut dyn Progress,
+    ) -> Result<Generated, PipelineError> {
+        let settings = &request.settings;
+        settings.validate()?;
+        let schedule = self.schedule(settings)?;
+        let shape = self.latent_shape(settings);
+
+        let clock = Instant::now();
+        let (positive, negative) = self.encode(request, cx, progress)?;
+        let text_encode_s = clock.elapsed().as_secs_f64();
+
+        let x = match &request.latents {
+            Some(path) => latents::load(path, shape, request.seeds.len())?,
+            None => shape.noise(&request.seeds)?,
+        };
+        progress.begin(schedule.steps());
+        let mut walk = Denoising {
+            engine: self,
+            shape,
+            positive,
+            negative,
+            cfg: settings.cfg,
+            cx,
+            progress,
+            step: 0,
+            clock: Instant::now(),
+            steps_s: Vec::new(),
+        };
+        let x = settings
+            .sampler
+            .run(x, &schedule, &request.seeds, &mut walk)?;
+        let steps_s = walk.steps_s;
+
+        let clock = Instant::now();
+        let pictures = self.decode(&x, cx)?;
+        Ok(Generated {
+            pictures,
+            latents: x,
+            steps: schedule.steps(),
+            timings: Timings {
+                text_encode_s,
+                steps_s,
+                decode_s: clock.elapsed().as_secs_f64(),
+            },
+        })
+    }
+
+    /// Embeddings of the prompts and, where guidance needs it, of the negative prompt.
+    fn encode(
+        &self,
+        request: &Request,
+        cx: &Cx,
+        progress: &mut dyn Progress,
+    ) -> Result<(PromptEmbeds, Option<PromptEmbeds>), PipelineError> {
+        let model = LanguageModel::load(&self.checkpoint.text_encoder, &self.text_encoder_config)?;
+        let template = request.settings.template;
+        let mut encode = |prompts: &[String]| {
+            let tokens = prompts
+                .iter()
+                .map(|prompt| {
+                    let tokens = PromptTokens::new(&self.tokenizer, template, prompt)?;
+                    if let Some(cut) = &tokens.cut {
+                        progress.cut(cut);
+                    }
+                    Ok(tokens)
+                })
+                .collect::<Result<Vec<_>, PipelineError>>()?;
+            PromptEmbeds::encode(&model, &tokens, cx)
+        };
+        let positive = encode(&request.prompts)?;
+        cx.observer.stage("prompt_embeds", &positive.embeds);
+        let negative = match request.settings.cfg == 1.0 {
+            true => None,
+            false => {
+                let negative = vec![request.settings.negative.clone(); request.prompts.len()];
+                let negative = encode(&negative)?;
+                cx.observer
+                    .stage("negative_prompt_embeds", &negative.embeds);
+                Some(negative)
+            }
+        };
+        Ok((positive, negative))
+    }
+
+    /// Latents in the model's normalised space to pictures.
+    ///
+    /// # Errors
+    /// Those of the VAE.
+    pub fn decode(&self, x: &Tensor, cx: &Cx) -> Result<Vec<Picture>, PipelineError> {
+        let decoder = Decoder::load(&self.checkpoint.vae, &self.vae_config)?;
+        let VaeConfig {
+            latents_mean,
+            latents_std,
+            ..
+        } = &self.vae_config;
+        let z = latents::denormalise(x, latents_mean, latents_std)?;
+        let pixels = decoder.forward(&z, cx)?;
+        cx.observer.stage("pixels", &pixels);
+        let pictures = (0..x.dim(0)?).map(|row| Picture::of(&pixels, row));
+        Ok(pictures.collect::<Result<_, _>>()?)
+    }
+}
+
+/// Parts of different models do not make a model.
+fn fit(
+    transformer: &TransformerConfig,
+    text: &TextEncoderConfig,
+    vae: &VaeConfig,
+) -> Result<(), ModelError> {
+    let refuse = |component, reason| Err(ModelError::Config { component, reason });
+    if transformer.joint_attention_dim != text.hidden_size {
+        return refuse(
+            Component::TextEncoder,
+            format!(
+                "it is {} wide, the transformer expects embeddings of {}; they belong to different models",
+                text.hidden_size, transformer.joint_attention_dim
+            ),
+        );
+    }
+    if transformer.out_channels != vae.z_dim {
+        return refuse(
+            Component::Vae,
+            format!(
+                "it has {} latent channels, the transformer {}; they belong to different models",
+                vae.z_dim, transformer.out_channels
+            ),
+        );
+    }
+    if vae.dim_mult.len() != 4 || vae.input_channels != 3 {
+        return refuse(
+            Component::Vae,
+            format!(
+                "{} stages and {} channels make no picture of 8 pixels per latent",
+                vae.dim_mult.len(),
+                vae.input_channels
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// The checkpoint's tokenizer, or Qwen2.5's where the vocabulary has its size.
+fn tokenizer(
+    source: &TokenizerSource,
+    config: &TextEncoderConfig,
+) -> Result<Tokenizer, PipelineError> {
+    let tokenizer = match source {
+        TokenizerSource::Json(json) => Tokenizer::from_json(json, "of the checkpoint")?,
+        TokenizerSource::Folder(folder) => Tokenizer::from_folder(folder)?,
+        TokenizerSource::Unstated => Tokenizer::qwen2_5()?,
+    };
+    match tokenizer.len() <= config.vocab_size {
+        true => Ok(tokenizer),
+        false => Err(PipelineError::Request(format!(
+            "the tokenizer has {} tokens, the text encoder embeds {}; the checkpoint needs its own tokenizer \
+             (metadata `qwen_nvfp4.tokenizer`, or a diffusers folder)",
+            tokenizer.len(),
+            config.vocab_size
+        ))),
+    }
+}
+
+/// The transformer as a sampler sees it.
+struct Denoising<'a> {
+    engine: &'a Engine,
+    shape: LatentShape,
+    positive: PromptEmbeds,
+    negative: Option<PromptEmbeds>,
+    cfg: f64,
+    cx: &'a Cx,
+    progress: &'a mut dyn Progress,
+    step: usize,
+    clock: Instant,
+    steps_s: Vec<f64>,
+}
+
+impl Denoising<'_> {
+    /// Packed latents to the packed velocity that `prompt` gives.
+    fn evaluate(
+        &self,
+        x: &Tensor,
+        sigma: f32,
+        prompt: &PromptEmbeds,
+        cx: &Cx,
+    ) -> Result<Tensor, PipelineError> {
+        let input = Input {
+            img: x.clone(),
+            txt: prompt.embeds.clone(),
+            txt_lengths: prompt.lengths.clone(),
+            // diffusers' way through its timestep, which costs a rounding.
+            timestep: sigma * 1000.0 / 1000.0,
+            grid: self.shape.grid(),
+        };
+        Ok(self.engine.transformer.forward(&input, cx)?)
+    }
+}
+
+impl Walk for Denoising<'_> {
+    fn velocity(&mut self, x: &Tensor, sigma: f32) -> Result<Tensor, PipelineError> {
+        let packed = self.shape.pack(x)?;
+        let mut v = self.evaluate(&packed, sigma, &self.positive, self.cx)?;
+        self.cx.observer.stage("velocity.cond", &v);
+        if let Some(negative) = &self.negative {
+            let uncond = self.evaluate(&packed, sigma, negative, self.cx)?;
+            self.cx.observer.stage("velocity.uncond", &uncond);
+            v = guide(&v, &uncond, self.cfg)?;
+        }
+        self.cx.observer.stage("velocity", &v);
+        if !is_finite(&v)? {
+            let first = Arc::new(FirstNonFinite::default());
+            let cx = self.cx.observed_by(first.clone());
+            self.evaluate(&packed, sigma, &self.positive, &cx)?;
+            if let Some(negative) = &self.negative {
+                self.evaluate(&packed, sigma, negative, &cx)?;
+            }
+            return Err(PipelineError::NonFinite {
+                step: self.step + 1,
+                layer: first.name(),
+            });
+        }
+        Ok(self.shape.unpack(&v)?)
+    }
+
+    fn stepped(&mut self, step: usize, x: &Tensor) -> Result<(), PipelineError> {
+        self.step = step + 1;
+        self.steps_s.push(self.clock.elapsed().as_secs_f64());
+        self.progress.stepped(step, x)?;
+        self.clock = Instant::now();
+        Ok(())
+    }
+}
+
+fn is_finite(x: &Tensor) -> candle_core::Result<bool> {
+    // A sum is finite unless a term is not, or it overflows, which is as bad.
+    Ok(x.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite())
+}
+
+/// Remembers the first layer or stage whose values are not all finite.
+#[derive(Default)]
+struct FirstNonFinite(Mutex<Option<String>>);
+
+impl FirstNonFinite {
+    fn look(&self, name: &str, value: &Tensor) {
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.is_none() && !is_finite(value).unwrap_or(true) {
+            *first = Some(name.to_owned());
+        }
+    }
+
+    fn name(&self) -> String {
+        let first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        first.clone().unwrap_or_else(|| "proj_out".to_owned())
+    }
+}
+
+impl Observer for FirstNonFinite {
+    fn linear_input(&self, layer: &str, input: &Tensor) {
+        self.look(&format!("the input of {layer}"), input);
+    }
+
+    fn stage(&self, name: &str, value: &Tensor) {
+        self.look(name, value);
+    }
+}

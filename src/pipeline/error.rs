@@ -1,0 +1,77 @@
+//! What can go wrong between a request and a picture.
+
+use std::path::PathBuf;
+
+use crate::checkpoint::CheckpointError;
+use crate::model::ModelError;
+use crate::model::text_encoder::tokenizer::TokenizerError;
+
+/// A fault of a request or of the work it asks for.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The model cannot be built or run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The prompt cannot be tokenized.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The request makes no sense.
+    #[error("{0}")]
+    Request(String),
+    /// A value that is no number came out of the model.
+    #[error(
+        "step {step}: the latents are no longer finite; the first layer that saw such a value is {layer}; \
+             the weights or the given latents are damaged"
+    )]
+    NonFinite {
+        /// Step, counted from 1.
+        step: usize,
+        /// Layer or stage.
+        layer: String,
+    },
+    /// A file that cannot be read or written.
+    #[error("cannot {verb} {path}: {source}")]
+    Io {
+        /// What was attempted.
+        verb: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file of latents that does not fit.
+    #[error("{path}: {reason}")]
+    Latents {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with both shapes.
+        reason: String,
+    },
+    /// A picture that cannot be encoded.
+    #[error("cannot encode {path}: {reason}")]
+    Encode {
+        /// The file.
+        path: PathBuf,
+        /// The encoder's reason.
+        reason: String,
+    },
+}
+
+impl PipelineError {
+    /// Whether the work was stopped on request rather than by a fault.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Model(ModelError::Cancelled))
+    }
+}
+
+impl From<candle_core::Error> for PipelineError {
+    fn from(e: candle_core::Error) -> Self {
+        Self::Model(e.into())
+    }
+}
+
+impl From<CheckpointError> for PipelineError {
+    fn from(e: CheckpointError) -> Self {
+        Self::Model(e.into())
+    }
+}
