@@ -1,0 +1,156 @@
+//! The command line's words.
+
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::pipeline::sampler::Sampler;
+use crate::pipeline::schedule::ScheduleKind;
+
+/// Run Qwen-Image natively, from full-size FP8 files down to the tiny model inside of this program.
+#[derive(Parser, Debug)]
+#[command(
+    name = "qwen-nvfp4",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Debug)]
+pub struct Common {
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    pub device: String,
+    /// Threads to compute with [default: one per core]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Print one JSON document on standard output, and nothing else there
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say what is chosen and why
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Make pictures from text
+    Generate(Box<Generate>),
+    /// Say what a checkpoint holds and what is wrong with it
+    Inspect(Inspect),
+}
+
+/// The model's files.
+#[derive(Args, Debug, Clone)]
+pub struct ModelArgs {
+    /// `tiny` (inside of this program), an all-in-one file, a diffusers folder, an index of shards, or a transformer
+    #[arg(long, default_value = "tiny", value_name = "MODEL")]
+    pub model: String,
+    /// Text encoder, where the model has none
+    #[arg(long, value_name = "FILE")]
+    pub text_encoder: Option<PathBuf>,
+    /// VAE, where the model has none
+    #[arg(long, value_name = "FILE")]
+    pub vae: Option<PathBuf>,
+}
+
+const GENERATE_EXAMPLES: &str = "Examples:
+  qwen-nvfp4 generate \"a large red star above a small blue circle on a plain yellow background\"
+  qwen-nvfp4 generate \"a cat\" --model Qwen-Rapid-AIO.safetensors --size 1024x1024 --steps 4 -o cat.png
+  qwen-nvfp4 generate --prompts prompts.txt --batch 2 -o pictures/p.png";
+
+/// `generate`
+#[derive(Args, Debug)]
+#[command(after_help = GENERATE_EXAMPLES)]
+pub struct Generate {
+    /// What to draw; may be empty
+    #[arg(default_value = "", hide_default_value = true)]
+    pub prompt: String,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The picture; several are numbered: out-000.png, out-001.png, ...
+    #[arg(short, long, default_value = "out.png", value_name = "FILE")]
+    pub output: PathBuf,
+    /// Steps of the schedule [default: the model's]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
+    /// Seed of the first picture; the following count up
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// Width and height in pixels, multiples of 16 [default: the model's]
+    #[arg(long, value_name = "WxH", value_parser = size)]
+    pub size: Option<(usize, usize)>,
+    /// Guidance scale; 1 is none [default: the model's]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub cfg: Option<f64>,
+    /// What not to draw, where the guidance scale is not 1
+    #[arg(long, value_name = "TEXT")]
+    pub negative: Option<String>,
+    /// How to get from noise to a picture [default: the model's]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Sampler::NAMES.map(|(name, _)| name)))]
+    pub sampler: Option<String>,
+    /// Which noise levels [default: the model's]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(ScheduleKind::NAMES.map(|(name, _)| name)))]
+    pub schedule: Option<String>,
+    /// Shift of the schedule: static for flow, ModelSamplingAuraFlow's for the others
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub shift: Option<f64>,
+    /// Noise levels in place of a schedule, from at most 1 down, the final 0 may be left out
+    #[arg(long, value_name = "A,B,..", value_delimiter = ',', conflicts_with_all = ["schedule", "shift", "steps"], allow_negative_numbers = true)]
+    pub sigmas: Option<Vec<f32>>,
+    /// Pictures per prompt
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub batch: u32,
+    /// Prompts, one a line
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub prompts: Option<PathBuf>,
+    /// Frame of the prompt [default: the model's]
+    #[arg(long, value_name = "NAME")]
+    pub template: Option<TemplateArg>,
+    /// Folder for a picture after every step
+    #[arg(long, value_name = "DIR")]
+    pub preview: Option<PathBuf>,
+    /// Final latents, before the VAE, as safetensors
+    #[arg(long, value_name = "FILE")]
+    pub save_latents: Option<PathBuf>,
+    /// Starting latents in place of the seed's noise
+    #[arg(long, value_name = "FILE")]
+    pub latents: Option<PathBuf>,
+}
+
+/// Frames of a prompt.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum TemplateArg {
+    /// Qwen-Image
+    T2i,
+    /// Qwen-Image-Edit, as ComfyUI's TextEncodeQwenImageEditPlus uses it without pictures
+    Edit,
+}
+
+/// `inspect`
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  qwen-nvfp4 inspect Qwen-Rapid-AIO.safetensors --json")]
+pub struct Inspect {
+    /// The checkpoint: a file, a folder, an index of shards, or `tiny`
+    #[arg(value_name = "FILE")]
+    pub file: String,
+}
+
+fn size(text: &str) -> Result<(usize, usize), String> {
+    let parsed = text
+        .split_once(['x', 'X'])
+        .and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    parsed.ok_or_else(|| "a size is WIDTHxHEIGHT, as 1024x768".to_owned())
+}

@@ -1,0 +1,75 @@
+//! What people and scripts see: the progress bar, the memory figure, numbered files.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Whether colours are wanted on standard error (<https://no-color.org>).
+pub(super) fn colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) && std::io::stderr().is_terminal()
+}
+
+/// A bar of steps on standard error, if that is a terminal and `wanted`.
+pub(super) fn progress_bar(wanted: bool) -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let shown = wanted && std::io::stderr().is_terminal();
+    bar.set_draw_target(match shown {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    });
+    let style = ProgressStyle::with_template("{prefix}{bar:32} step {pos}/{len}  {msg}  ETA {eta}");
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// A duration for people: `12 ms`, `3.4 s`, `2 min 5 s`.
+pub(super) fn seconds(s: f64) -> String {
+    match Duration::from_secs_f64(s.max(0.0)) {
+        d if d.as_millis() < 1000 => format!("{} ms", d.as_millis()),
+        d if d.as_secs() < 60 => format!("{s:.1} s"),
+        d => format!("{} min {} s", d.as_secs() / 60, d.as_secs() % 60),
+    }
+}
+
+/// The path of picture `index` of `count`: the path itself if there is one, else `name-000.png`.
+pub(super) fn numbered(path: &Path, index: usize, count: usize) -> PathBuf {
+    if count == 1 {
+        return path.to_owned();
+    }
+    let stem = path
+        .file_stem()
+        .map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+    let extension = path
+        .extension()
+        .map_or_else(|| "png".into(), |e| e.to_string_lossy());
+    let digits = (count - 1).to_string().len().max(3);
+    path.with_file_name(format!("{stem}-{index:0digits$}.{extension}"))
+}
+
+/// The most memory that this process has had resident, in bytes, where the system tells.
+pub(super) fn peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_pictures_are_numbered() {
+        let path = Path::new("a/out.png");
+        assert_eq!(numbered(path, 0, 1), Path::new("a/out.png"));
+        assert_eq!(numbered(path, 7, 12), Path::new("a/out-007.png"));
+        assert_eq!(numbered(path, 7, 12_000), Path::new("a/out-00007.png"));
+        assert_eq!(numbered(Path::new("x"), 1, 2), Path::new("x-001.png"));
+    }
+}
