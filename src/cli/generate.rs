@@ -282,6 +282,7 @@ fn jobs(prompts: &[String], args: &Generate, settings: &Settings) -> Vec<Request
         .flat_map(|prompt| {
             seeds.chunks(together).map(|seeds| Request {
                 prompts: vec![prompt.clone(); seeds.len()],
+                negatives: None,
                 seeds: seeds.to_vec(),
                 settings: settings.clone(),
                 latents: args.latents.clone(),

@@ -226,8 +226,8 @@ impl Engine {
         let negative = match request.settings.cfg == 1.0 {
             true => None,
             false => {
-                let negative = vec![request.settings.negative.clone(); request.prompts.len()];
-                let negative = encode(&negative)?;
+                let same = || vec![request.settings.negative.clone(); request.prompts.len()];
+                let negative = encode(&request.negatives.clone().unwrap_or_else(same))?;
                 cx.observer
                     .stage("negative_prompt_embeds", &negative.embeds);
                 Some(negative)

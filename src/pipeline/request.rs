@@ -114,6 +114,8 @@ impl Settings {
 pub struct Request {
     /// A prompt per picture; may be empty.
     pub prompts: Vec<String>,
+    /// A negative prompt per picture, in place of the settings' one for all.
+    pub negatives: Option<Vec<String>>,
     /// A seed per picture.
     pub seeds: Vec<u64>,
     /// Everything else.
