@@ -2,6 +2,7 @@
 
 pub mod config;
 mod error;
+pub mod inventory;
 pub mod text_encoder;
 pub mod transformer;
 pub mod vae;
