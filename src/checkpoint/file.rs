@@ -222,6 +222,11 @@ impl TensorView {
         &self.shape
     }
 
+    /// Where its bytes begin in the file.
+    pub fn offset(&self) -> usize {
+        self.range.start
+    }
+
     /// The number of elements.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()

@@ -140,6 +140,7 @@ struct RawHeader {
 
 impl<'de> Deserialize<'de> for RawHeader {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use std::collections::btree_map::Entry;
         struct Map;
         impl<'de> Visitor<'de> for Map {
             type Value = RawHeader;
@@ -156,14 +157,20 @@ impl<'de> Deserialize<'de> for RawHeader {
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
                         header.metadata = map.next_value::<Option<_>>()?.unwrap_or_default();
-                    } else if header.tensors.contains_key(&name) {
-                        return Err(A::Error::custom(format!("tensor `{name}` is listed twice")));
-                    } else {
-                        let tensor = map
-                            .next_value()
-                            .map_err(|e| A::Error::custom(format!("tensor `{name}`: {e}")))?;
-                        header.tensors.insert(name, tensor);
+                        continue;
                     }
+                    let tensor = map
+                        .next_value()
+                        .map_err(|e| A::Error::custom(format!("tensor `{name}`: {e}")))?;
+                    match header.tensors.entry(name) {
+                        Entry::Vacant(slot) => slot.insert(tensor),
+                        Entry::Occupied(slot) => {
+                            let name = slot.key();
+                            return Err(A::Error::custom(format!(
+                                "tensor `{name}` is listed twice"
+                            )));
+                        }
+                    };
                 }
                 Ok(header)
             }
@@ -171,3 +178,7 @@ impl<'de> Deserialize<'de> for RawHeader {
         deserializer.deserialize_map(Map)
     }
 }
+
+#[cfg(test)]
+#[path = "header_tests.rs"]
+mod tests;

@@ -1,1 +1,0 @@
-//! What a checkpoint holds, and what is wrong with it.
