@@ -1,1 +1,3 @@
 //! Reading pictures back to score a model.
+
+pub mod scorer;

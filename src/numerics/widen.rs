@@ -28,7 +28,7 @@ const fn e5m2(bits: u8) -> f32 {
         31 => f32::from_bits(0x7fc0_0000 | sign),
         0 => {
             // Subnormal: mantissa * 2^-16, exact in F32.
-            let magnitude = mantissa as f32 * 0.000_015_258_789_062_5;
+            let magnitude = mantissa as f32 * 0.000_015_258_789;
             f32::from_bits(magnitude.to_bits() | sign)
         }
         _ => f32::from_bits(sign | ((exponent as u32 + 127 - 15) << 23) | (mantissa << 21)),

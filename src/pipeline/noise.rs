@@ -83,14 +83,14 @@ fn normals(block: &mut [f32; BLOCK]) {
 /// Cephes' `logf` for x in (0, 1], as `log256_ps` is compiled.
 fn log(x: f32) -> f32 {
     const P: [f32; 8] = [
-        -1.151_461_03e-1,
+        -1.151_461e-1,
         1.167_699_87e-1,
         -1.242_014_1e-1,
         1.424_932_3e-1,
         -1.666_805_8e-1,
-        2.000_071_5e-1,
+        2.000_071_4e-1,
         -2.499_999_4e-1,
-        3.333_333_1e-1,
+        3.333_333e-1,
     ];
     let bits = x.max(f32::MIN_POSITIVE).to_bits();
     let mut e = ((bits >> 23) as i32 - 127) as f32 + 1.0;
