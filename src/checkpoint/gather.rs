@@ -11,7 +11,7 @@ use super::names::Names;
 use super::{CheckpointError, Component, Configs, SafetensorsFile, TensorView, TokenizerSource};
 
 /// Metadata key under which a file may carry the configurations that its shapes cannot tell.
-const CONFIG_KEY: &str = "qwen_nvfp4.config";
+pub(super) const CONFIG_KEY: &str = "qwen_nvfp4.config";
 /// Metadata key under which a file may carry its tokenizer (`tokenizer.json`).
 const TOKENIZER_KEY: &str = "qwen_nvfp4.tokenizer";
 

@@ -8,7 +8,7 @@ use candle_core::Device;
 use safetensors::Dtype;
 use sha2::{Digest, Sha256};
 
-use super::gather::{Opened, Strictness};
+use super::gather::{CONFIG_KEY, Opened, Strictness};
 use super::{
     CheckpointError, Component, Configs, ModelSource, SafetensorsFile, TokenizerSource, Weights,
 };
@@ -41,6 +41,16 @@ pub struct Checkpoint {
     files: Vec<Arc<SafetensorsFile>>,
 }
 
+impl Opened {
+    /// The model inside of the program.
+    pub(crate) fn embedded() -> Result<Self, CheckpointError> {
+        let file = SafetensorsFile::from_static(EMBEDDED, TINY)?;
+        let mut opened = Self::of_files(vec![file])?;
+        opened.tokenizer = TokenizerSource::Json(TINY_TOKENIZER.to_vec());
+        Ok(opened)
+    }
+}
+
 impl Checkpoint {
     /// Opens every file, reads every header, and sorts the tensors into components. No weight is read.
     ///
@@ -49,9 +59,7 @@ impl Checkpoint {
     pub fn open(source: &ModelSource, device: &Device) -> Result<Self, CheckpointError> {
         let (model, text_encoder, vae) = match source {
             ModelSource::Embedded => {
-                let file = SafetensorsFile::from_static(EMBEDDED, TINY)?;
-                let mut opened = Opened::of_files(vec![file])?;
-                opened.tokenizer = TokenizerSource::Json(TINY_TOKENIZER.to_vec());
+                let opened = Opened::embedded()?;
                 return assemble(opened, "tiny".to_owned(), Path::new(EMBEDDED), device);
             }
             ModelSource::Files {
@@ -90,13 +98,11 @@ impl Checkpoint {
         hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
     }
 
-    /// Whether this is one of the tiny models that come with the project.
+    /// Whether this is one of the tiny models that come with the project: only they carry their configurations.
     pub fn is_tiny(&self) -> bool {
-        let title = |file: &Arc<SafetensorsFile>| {
-            let title = file.metadata().get("modelspec.title");
-            title.is_some_and(|t| t.starts_with("Qwen-Image tiny"))
-        };
-        self.files.iter().any(title)
+        self.files
+            .iter()
+            .any(|file| file.metadata().contains_key(CONFIG_KEY))
     }
 
     /// Whether the transformer is stored in FP8.

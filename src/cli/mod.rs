@@ -2,6 +2,7 @@
 
 mod args;
 mod generate;
+mod inspect;
 mod output;
 
 use std::ffi::OsString;
@@ -19,6 +20,8 @@ use crate::pipeline::PipelineError;
 const FAILED: u8 = 1;
 /// The arguments are wrong.
 const USAGE: u8 = 2;
+/// A checkpoint has faults.
+const FAULTY: u8 = 3;
 /// Interrupted.
 const INTERRUPTED: u8 = 130;
 
@@ -26,6 +29,8 @@ const INTERRUPTED: u8 = 130;
 enum Failure {
     /// Wrong arguments.
     Usage(String),
+    /// What was looked at has so many faults, which were reported.
+    Faults(usize),
     /// Interrupted by the user.
     Interrupted,
     /// Everything else.
@@ -65,6 +70,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(failure) => {
             let (code, message) = match failure {
                 Failure::Usage(message) => (USAGE, message),
+                Failure::Faults(1) => (FAULTY, "1 fault".to_owned()),
+                Failure::Faults(n) => (FAULTY, format!("{n} faults")),
                 Failure::Interrupted => (INTERRUPTED, "interrupted".to_owned()),
                 Failure::Work(e) => (FAILED, format!("{e:#}")),
             };
@@ -87,7 +94,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
     // Inside of the pool, so that candle's operators and ours share its threads.
     pool.install(|| match &cli.command {
         Command::Generate(args) => generate::run(args, &cli.common, cancel),
-        Command::Inspect(_) => Err(Failure::Usage("inspect".to_owned())),
+        Command::Inspect(args) => inspect::run(args, &cli.common),
     })
 }
 

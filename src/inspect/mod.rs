@@ -115,7 +115,18 @@ pub struct Report {
 /// # Errors
 /// Where nothing can be said about it at all: unreadable, no safetensors header, an adapter instead of a model.
 pub fn inspect(path: &Path) -> Result<Report, CheckpointError> {
-    let opened = Opened::open(path, Strictness::Lenient)?;
+    Ok(report(&Opened::open(path, Strictness::Lenient)?, path))
+}
+
+/// Looks at the model inside of the program.
+///
+/// # Errors
+/// None that a build which passes its tests can meet.
+pub fn inspect_embedded() -> Result<Report, CheckpointError> {
+    Ok(report(&Opened::embedded()?, Path::new("tiny")))
+}
+
+fn report(opened: &Opened, path: &Path) -> Report {
     let mut faults = Vec::new();
     for file in &opened.files {
         if let Some(cut) = file.cut() {
@@ -136,11 +147,11 @@ pub fn inspect(path: &Path) -> Result<Report, CheckpointError> {
         .iter()
         .map(|name| unknown(name, "the model"))
         .collect();
-    let markers = Markers::read(&opened, &mut found);
+    let markers = Markers::read(opened, &mut found);
     let mut components = BTreeMap::new();
     for (component, tensors) in &opened.tensors {
         let weights = Weights::new(*component, path, &Device::Cpu, tensors.clone());
-        let sizes = sizes(&weights, &opened).unwrap_or_else(|error| {
+        let sizes = sizes(&weights, opened).unwrap_or_else(|error| {
             found.push(Fault {
                 tensor: String::new(),
                 kind: FaultKind::Config,
@@ -157,12 +168,12 @@ pub fn inspect(path: &Path) -> Result<Report, CheckpointError> {
     if whole {
         faults.append(&mut found);
     }
-    Ok(Report {
+    Report {
         path: path.to_owned(),
         components,
         quantized: markers.count(),
         faults,
-    })
+    }
 }
 
 /// The component's name in reports.
