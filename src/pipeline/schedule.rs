@@ -5,7 +5,7 @@
 //! (`calculate_shift`); ComfyUI `comfy/model_sampling.py` (`ModelSamplingFlux`, `ModelSamplingDiscreteFlow`) and
 //! `comfy/samplers.py`. Arithmetic is F32 wherever theirs is.
 
-use statrs::distribution::{Beta, ContinuousCDF};
+use statrs::distribution::{Beta, Continuous, ContinuousCDF};
 
 use super::PipelineError;
 use crate::model::config::SchedulerConfig;
@@ -241,10 +241,24 @@ impl Table {
         let top = (self.sigmas.len() - 1) as f64;
         let index = |i: usize| {
             let t = 1.0 - i as f64 / steps as f64;
-            (beta.inverse_cdf(t) * top).round_ties_even() as usize
+            // The median falls between two entries of the table: exactly in the middle, by symmetry.
+            let quantile = match t == 0.5 {
+                true => 0.5,
+                false => quantile(&beta, t),
+            };
+            (quantile * top).round_ties_even() as usize
         };
         Ok(falling((0..steps).map(|i| self.sigmas[index(i)])))
     }
+}
+
+/// The library's quantile, which bisects to about 1e-8, made exact by Newton's steps.
+fn quantile(beta: &Beta, t: f64) -> f64 {
+    let step = |x: f64| {
+        let next = x - (beta.cdf(x) - t) / beta.pdf(x);
+        if next > 0.0 && next < 1.0 { next } else { x }
+    };
+    (0..4).fold(beta.inverse_cdf(t), |x, _| step(x))
 }
 
 /// The levels and the final 0, repeated levels dropped: a step from a level to itself does nothing.
