@@ -6,21 +6,30 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "parity/recorder.rs"]
+mod recorder;
+#[path = "parity/worst.rs"]
+mod worst;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use common::weights::{Recipe, diffusers_folder};
+use common::weights::{Recipe, diffusers_folder, tokenizer_json};
 use qwen_nvfp4::checkpoint::{Checkpoint, ModelSource, SafetensorsFile};
-use qwen_nvfp4::context::{Cx, Observer};
+use qwen_nvfp4::context::Cx;
 use qwen_nvfp4::model::config::VaeConfig;
+use qwen_nvfp4::model::text_encoder::tokenizer::Tokenizer;
 use qwen_nvfp4::model::vae::{Decoder, Encoder};
+use qwen_nvfp4::pipeline::image::Picture;
+use qwen_nvfp4::pipeline::prompt::{PromptTokens, Template};
 use qwen_nvfp4::pipeline::request::{Request, Settings};
-use qwen_nvfp4::pipeline::{Engine, PipelineError, Progress, latents, prompt};
+use qwen_nvfp4::pipeline::{Engine, PipelineError, Progress, latents};
+use recorder::Recorder;
 use serde::Deserialize;
+use worst::Worst;
 
 /// Largest difference over the reference's root mean square: embeddings, blocks, velocities.
 const STAGE: f64 = 1e-4;
@@ -42,50 +51,6 @@ struct Run {
     negative_token_ids: Vec<Vec<u32>>,
 }
 
-/// Names what flows by as the fixture does.
-#[derive(Default)]
-struct Recorder(Mutex<Recorded>);
-
-#[derive(Default)]
-struct Recorded {
-    stages: BTreeMap<String, Tensor>,
-    pending: Vec<(String, Tensor)>,
-    step: usize,
-}
-
-impl Observer for Recorder {
-    fn stage(&self, name: &str, value: &Tensor) {
-        let r = &mut *self.0.lock().unwrap();
-        let (step, value) = (r.step, value.clone());
-        match name {
-            "velocity.cond" | "velocity.uncond" => {
-                let call = format!("step{step}.{}", name.split_once('.').unwrap().1);
-                for (name, value) in r.pending.drain(..) {
-                    r.stages.insert(format!("{call}.{name}"), value);
-                }
-                r.stages.insert(format!("{call}.velocity"), value);
-            }
-            "velocity" => {
-                r.stages.insert(format!("step{step}.combined"), value);
-                r.step += 1;
-            }
-            "prompt_embeds" => drop(r.stages.insert(name.to_owned(), value)),
-            "negative_prompt_embeds" => drop(r.stages.insert("negative_embeds".to_owned(), value)),
-            "temb" => r.pending.push((name.to_owned(), value)),
-            _ if name.starts_with("transformer_blocks.") => {
-                r.pending.push((name.to_owned(), value))
-            }
-            _ => {
-                // The first prompt's hidden states: number 0 is the embedding, so layer n gives number n + 1.
-                if let Some(layer) = name.strip_prefix("model.layers.") {
-                    let key = format!("prompt_hidden.{}", layer.parse::<usize>().unwrap() + 1);
-                    r.stages.entry(key).or_insert(value);
-                }
-            }
-        }
-    }
-}
-
 /// Keeps the latents of each step, packed.
 struct Steps(Vec<Tensor>);
 
@@ -93,45 +58,6 @@ impl Progress for Steps {
     fn stepped(&mut self, _: usize, x: &Tensor) -> Result<(), PipelineError> {
         self.0.push(x.clone());
         Ok(())
-    }
-}
-
-/// The largest difference per kind of stage.
-#[derive(Default)]
-struct Worst(BTreeMap<String, (f64, f64)>);
-
-impl Worst {
-    fn compare(&mut self, kind: &str, limit: f64, got: &[f32], expected: &[f32]) {
-        assert_eq!(got.len(), expected.len(), "{kind}");
-        let rms = (expected.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>()
-            / expected.len() as f64)
-            .sqrt();
-        let largest = got
-            .iter()
-            .zip(expected)
-            .map(|(a, b)| f64::from((a - b).abs()))
-            .fold(0.0, f64::max);
-        let entry = self.0.entry(kind.to_owned()).or_insert((0.0, limit));
-        // A NaN must not pass as small.
-        let ratio = largest / rms;
-        entry.0 = if ratio.is_nan() {
-            f64::INFINITY
-        } else {
-            entry.0.max(ratio)
-        };
-        assert!(got.iter().all(|v| v.is_finite()), "{kind} is not finite");
-    }
-
-    fn report(&self, pipeline: &str) {
-        for (kind, (worst, limit)) in &self.0 {
-            println!("{pipeline:10} {kind:28} {worst:.1e}  (limit {limit:.0e})");
-        }
-        let failed: Vec<_> = self
-            .0
-            .iter()
-            .filter(|(_, (worst, limit))| worst > limit)
-            .collect();
-        assert!(failed.is_empty(), "{pipeline}: {failed:?}");
     }
 }
 
@@ -221,21 +147,7 @@ fn check_run(
         ..engine.defaults()
     };
     assert_eq!(settings.sampler.name(), "euler");
-    // Token ids of every prompt.
-    let tokenizer = std::fs::read(
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny/tokenizer/tokenizer.json"),
-    );
-    let tokenizer = qwen_nvfp4::model::text_encoder::tokenizer::Tokenizer::from_json(
-        &tokenizer.unwrap(),
-        "tiny",
-    )
-    .unwrap();
-    let negatives = run.negative.iter().flatten().zip(&run.negative_token_ids);
-    for (prompt, ids) in run.prompts.iter().zip(&run.token_ids).chain(negatives) {
-        let tokens =
-            prompt::PromptTokens::new(&tokenizer, prompt::Template::TextToImage, prompt).unwrap();
-        assert_eq!((&tokens.ids, tokens.drop), (ids, 34), "{prompt:?}");
-    }
+    check_tokens(run);
     let schedule = engine.schedule(&settings).unwrap();
     worst.compare(
         "sigmas",
@@ -266,38 +178,7 @@ fn check_run(
     };
     let generated = engine.generate(&request, &cx, &mut steps).unwrap();
 
-    let recorded = recorder.0.lock().unwrap();
-    let mut seen = BTreeSet::new();
-    for (stage, value) in &recorded.stages {
-        let Some(expected) = reference.f32(&format!("{key}.{stage}")) else {
-            continue;
-        };
-        let kind = match stage {
-            s if s.ends_with("temb") => "timestep embedding",
-            s if s.ends_with("embeds") => "prompt embeddings",
-            s if s.contains("hidden") => "text encoder layers",
-            s if s.ends_with(".img") => "blocks, image",
-            s if s.ends_with(".txt") => "blocks, text",
-            _ => "velocity",
-        };
-        // The last hidden state is normed in the fixture: it is compared as the prompt's embeddings.
-        let layers = reference
-            .0
-            .names()
-            .filter(|n| n.starts_with(&format!("{key}.prompt_hidden.")))
-            .count();
-        if *stage == format!("prompt_hidden.{}", layers.wrapping_sub(1)) {
-            continue;
-        }
-        worst.compare(kind, STAGE, &flat(value), &expected);
-        seen.insert(kind);
-    }
-    let blocks = recorded
-        .stages
-        .keys()
-        .filter(|k| k.ends_with(".img"))
-        .count();
-    assert!(blocks > 0 && seen.contains("velocity") && seen.contains("prompt embeddings"));
+    check_stages(&recorder.stages(), key, run.cfg != 1.0, reference, worst);
     for (i, x) in steps.0.iter().enumerate() {
         let expected = reference.f32(&format!("{key}.step{i}.latents")).unwrap();
         worst.compare(
@@ -322,11 +203,78 @@ fn check_run(
     );
 }
 
-fn check_pixels(
-    pictures: &[qwen_nvfp4::pipeline::image::Picture],
-    expected: &[u8],
+fn check_tokens(run: &Run) {
+    let json = fs::read(tokenizer_json()).unwrap();
+    let tokenizer = Tokenizer::from_json(&json, "tiny").unwrap();
+    let negatives = run.negative.iter().flatten().zip(&run.negative_token_ids);
+    for (prompt, ids) in run.prompts.iter().zip(&run.token_ids).chain(negatives) {
+        let tokens = PromptTokens::new(&tokenizer, Template::TextToImage, prompt).unwrap();
+        assert_eq!((&tokens.ids, tokens.drop), (ids, 34), "{prompt:?}");
+    }
+}
+
+/// Every inner stage of the reference, none left out.
+fn check_stages(
+    recorded: &BTreeMap<String, Tensor>,
+    key: &str,
+    guided: bool,
+    reference: &Reference,
     worst: &mut Worst,
 ) {
+    let stages: Vec<&str> = reference
+        .0
+        .names()
+        .filter_map(|name| name.strip_prefix(key)?.strip_prefix('.'))
+        .collect();
+    let number = |name: &str, prefix: &str| -> Option<usize> {
+        name.strip_prefix(prefix)?.split('.').next()?.parse().ok()
+    };
+    let last_block = stages
+        .iter()
+        .filter_map(|s| {
+            number(
+                s.split_once("uncond.").or(s.split_once("cond."))?.1,
+                "transformer_blocks.",
+            )
+        })
+        .max();
+    let last_hidden = stages
+        .iter()
+        .filter_map(|s| number(s, "prompt_hidden."))
+        .max();
+    let mut compared = BTreeSet::new();
+    for stage in stages {
+        let kind = match stage {
+            s if s.ends_with("temb") => "timestep embedding",
+            s if s.ends_with("embeds") => "prompt embeddings",
+            s if s.ends_with(".img") => "blocks, image",
+            // The text half of the last block feeds nothing: it is not computed.
+            s if s.ends_with(".txt") => {
+                match number(s.split_once("cond.").unwrap().1, "transformer_blocks.") {
+                    block if block == last_block => continue,
+                    _ => "blocks, text",
+                }
+            }
+            // Number 0 is the embedding, the last one is normed: it is the prompt's embeddings.
+            s if s.contains("hidden") => match number(s, "prompt_hidden.") {
+                layer if layer == Some(0) || layer == last_hidden => continue,
+                _ => "text encoder layers",
+            },
+            s if s.ends_with("velocity") || s.ends_with("combined") => "velocity",
+            _ => continue,
+        };
+        let got = recorded
+            .get(stage)
+            .unwrap_or_else(|| panic!("{key}: the engine shows no `{stage}`"));
+        let expected = reference.f32(&format!("{key}.{stage}")).unwrap();
+        worst.compare(kind, STAGE, &flat(got), &expected);
+        compared.insert(kind);
+    }
+    assert!(compared.contains("velocity") && compared.contains("prompt embeddings"));
+    assert!(!guided || recorded.keys().any(|k| k.ends_with("uncond.velocity")));
+}
+
+fn check_pixels(pictures: &[Picture], expected: &[u8], worst: &mut Worst) {
     let pixels = pictures[0].width * pictures[0].height;
     assert_eq!(expected.len(), pictures.len() * 3 * pixels);
     let mut off = 0;
@@ -337,11 +285,11 @@ fn check_pixels(
                 .count();
         }
     }
-    let entry = worst
-        .0
-        .entry("pixels off by more than 1".to_owned())
-        .or_insert((0.0, PIXELS));
-    entry.0 = entry.0.max(off as f64 / expected.len() as f64);
+    worst.note(
+        "pixels off by more than 1",
+        PIXELS,
+        off as f64 / expected.len() as f64,
+    );
 }
 
 fn check_vae(source: &ModelSource, reference: &Reference, worst: &mut Worst) {

@@ -1,8 +1,8 @@
 //! Weights by formula, bit for bit those of `fixtures/pipelines/make_pipelines.py`, and folders made of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -11,19 +11,44 @@ use serde_json::Value;
 
 /// The formula's numbers of one tensor.
 pub fn weight(component: &str, name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
-    let count = shape.iter().product();
-    let x = uniform(&format!("{component}.{name}"), seed, count);
-    let norm = name.ends_with("gamma")
-        || (name.contains("norm") && name.ends_with("weight") && shape.len() == 1);
-    let fan_in: usize = shape.iter().skip(1).product();
-    let bits = usize::BITS - fan_in.leading_zeros();
-    x.into_iter()
-        .map(|x| match (norm, shape.len()) {
-            (true, _) => 1.0 + x * 0.5,
-            (false, 1) => x * 0.25,
-            (false, _) => x * 2f32.powi(-(bits as i32 / 2)),
+    let norm = is_norm(name, shape);
+    let scale = scale(shape);
+    uniform(&format!("{component}.{name}"), seed, shape.iter().product())
+        .into_iter()
+        .map(|x| match norm {
+            true => 1.0 + x * 0.5,
+            false => x * scale,
         })
         .collect()
+}
+
+/// The formula's numbers, coarse enough for any float format: at most four significant bits, none smaller
+/// than E4M3 can tell from 0.
+pub fn representable(component: &str, name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
+    let norm = is_norm(name, shape);
+    let scale = scale(shape);
+    uniform(&format!("{component}.{name}"), seed, shape.iter().product())
+        .into_iter()
+        .map(|x| match norm {
+            true => 1.0 + (x * 4.0).trunc() / 8.0,
+            false => (x * 16.0).trunc() / 16.0 * scale,
+        })
+        .collect()
+}
+
+fn is_norm(name: &str, shape: &[usize]) -> bool {
+    name.ends_with("gamma")
+        || (name.contains("norm") && name.ends_with("weight") && shape.len() == 1)
+}
+
+/// 1/4 for vectors; for matrices and kernels a power of two near 1/sqrt(fan-in).
+fn scale(shape: &[usize]) -> f32 {
+    let fan_in: usize = shape.iter().skip(1).product();
+    let bits = usize::BITS - fan_in.leading_zeros();
+    match shape.len() {
+        1 => 0.25,
+        _ => 2f32.powi(-(bits as i32 / 2)),
+    }
 }
 
 fn uniform(name: &str, seed: u64, count: usize) -> Vec<f32> {
@@ -96,15 +121,32 @@ pub fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
             .iter()
             .flat_map(|v| f16::from_f32(*v).to_le_bytes())
             .collect(),
+        Dtype::F8_E4M3 => values.iter().map(|v| e4m3(*v)).collect(),
         other => panic!("no test writes {other:?}"),
     }
+}
+
+/// The E4M3 code whose value is exactly `value`: found by decoding all of them.
+fn e4m3(value: f32) -> u8 {
+    let decode = |code: u8| {
+        let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
+        let magnitude = match exponent {
+            0 => mantissa * 2f32.powi(-9),
+            _ => (8.0 + mantissa) * 2f32.powi(exponent - 10),
+        };
+        if code < 0x80 { magnitude } else { -magnitude }
+    };
+    (0..=0xFF)
+        .filter(|code| code & 0x7F != 0x7F)
+        .find(|code| decode(*code) == value)
+        .unwrap_or_else(|| panic!("{value} is not an E4M3 number"))
 }
 
 /// A safetensors file of (name, dtype, shape, bytes).
 pub fn write(
     path: &Path,
     tensors: &[(String, Dtype, Vec<usize>, Vec<u8>)],
-    metadata: Option<(String, String)>,
+    metadata: Option<HashMap<String, String>>,
 ) {
     let views: Vec<_> = tensors
         .iter()
@@ -116,12 +158,16 @@ pub fn write(
         })
         .collect();
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    safetensors::serialize_to_file(views, metadata.map(|m| [m].into()), path).unwrap();
+    safetensors::serialize_to_file(views, metadata, path).unwrap();
 }
 
-/// Writes the fixture `from` as a diffusers folder with its weights, in F32.
-pub fn diffusers_folder(from: &Path, to: &Path) {
-    let recipe = Recipe::read(from);
+/// The tokenizer of every fixture.
+pub fn tokenizer_json() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny/tokenizer/tokenizer.json")
+}
+
+/// Copies what a diffusers folder holds beside its weights.
+pub fn copy_configs(from: &Path, to: &Path) {
     for part in ["transformer", "text_encoder", "vae", "scheduler"] {
         fs::create_dir_all(to.join(part)).unwrap();
         for entry in fs::read_dir(from.join(part)).unwrap() {
@@ -131,14 +177,22 @@ pub fn diffusers_folder(from: &Path, to: &Path) {
     }
     fs::copy(from.join("model_index.json"), to.join("model_index.json")).unwrap();
     fs::create_dir_all(to.join("tokenizer")).unwrap();
-    let tokenizer =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny/tokenizer/tokenizer.json");
-    fs::copy(tokenizer, to.join("tokenizer/tokenizer.json")).unwrap();
+    fs::copy(tokenizer_json(), to.join("tokenizer/tokenizer.json")).unwrap();
+}
+
+/// The file name of a component's weights in a diffusers folder, without its extension.
+pub fn file_stem(component: &str) -> &'static str {
+    match component {
+        "text_encoder" => "model",
+        _ => "diffusion_pytorch_model",
+    }
+}
+
+/// Writes the fixture `from` as a diffusers folder with its weights, in F32.
+pub fn diffusers_folder(from: &Path, to: &Path) {
+    let recipe = Recipe::read(from);
+    copy_configs(from, to);
     for (component, tensors) in &recipe.components {
-        let file = match component.as_str() {
-            "text_encoder" => "model.safetensors",
-            _ => "diffusion_pytorch_model.safetensors",
-        };
         let tensors: Vec<_> = tensors
             .iter()
             .map(|(name, shape)| {
@@ -146,6 +200,7 @@ pub fn diffusers_folder(from: &Path, to: &Path) {
                 (name.clone(), Dtype::F32, shape.clone(), bytes)
             })
             .collect();
+        let file = format!("{}.safetensors", file_stem(component));
         write(&to.join(component).join(file), &tensors, None);
     }
 }
