@@ -287,7 +287,8 @@ fn refuse_adapter(view: &TensorView) -> Result<(), CheckpointError> {
         true => Err(CheckpointError::Foreign {
             path: view.file().path().to_owned(),
             found: format!("is a LoRA (it has `{}`), not a model", view.name()),
-            hint: "give it with --lora, beside a --model".to_owned(),
+            hint: "adapters are not loaded by this version; give the model it was made for"
+                .to_owned(),
         }),
     }
 }
