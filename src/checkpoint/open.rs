@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::gather::{CONFIG_KEY, Opened, Strictness};
 use super::{
-    CheckpointError, Component, Configs, ModelSource, SafetensorsFile, TokenizerSource, Weights,
+    CheckpointError, Component, Configs, Lora, ModelSource, SafetensorsFile, TokenizerSource,
+    Weights,
 };
 
 /// The embedded model: an all-in-one FP8 file.
@@ -38,6 +39,8 @@ pub struct Checkpoint {
     pub tokenizer: TokenizerSource,
     /// Whether it is laid out as diffusers writes it, rather than as ComfyUI does.
     pub diffusers: bool,
+    /// Adapters beside the transformer, as `NAME:SCALE`.
+    pub loras: Vec<String>,
     files: Vec<Arc<SafetensorsFile>>,
 }
 
@@ -79,6 +82,17 @@ impl Checkpoint {
         }
         let name = model.file_stem().unwrap_or(model.as_os_str());
         assemble(opened, name.to_string_lossy().into_owned(), model, device)
+    }
+
+    /// Puts the adapters of a LoRA file beside the transformer's weights, which stay as they are stored.
+    ///
+    /// # Errors
+    /// Those of [`Lora::open`].
+    pub fn adapt(&mut self, path: &Path, scale: f32) -> Result<(), CheckpointError> {
+        let lora = Lora::open(path, scale, &self.transformer)?;
+        self.transformer = self.transformer.adapted_by(&lora);
+        self.loras.push(format!("{}:{}", lora.name, lora.scale));
+        Ok(())
     }
 
     /// SHA-256 over every file's header, its length, and the first and last 4 KiB of every tensor, in hex.
@@ -172,6 +186,7 @@ fn assemble(
         configs: opened.configs,
         tokenizer: opened.tokenizer,
         diffusers: opened.diffusers,
+        loras: Vec::new(),
         files: opened.files,
     })
 }

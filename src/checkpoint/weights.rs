@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{Device, Tensor};
 use safetensors::Dtype;
 
-use super::{CheckpointError, Component, TensorView};
+use super::{Adapter, CheckpointError, Component, Lora, TensorView};
 
 struct Store {
     component: Component,
@@ -25,6 +25,7 @@ struct Store {
 #[derive(Clone)]
 pub struct Weights {
     store: Arc<Store>,
+    adapters: Arc<BTreeMap<String, Vec<Adapter>>>,
     prefix: String,
 }
 
@@ -45,6 +46,7 @@ impl Weights {
         };
         Self {
             store: Arc::new(store),
+            adapters: Arc::default(),
             prefix: String::new(),
         }
     }
@@ -53,8 +55,29 @@ impl Weights {
     pub fn pp(&self, part: impl Display) -> Self {
         Self {
             store: Arc::clone(&self.store),
+            adapters: Arc::clone(&self.adapters),
             prefix: self.full(&part.to_string()),
         }
+    }
+
+    /// The same tensors with adapters beside them, added to those that are there.
+    pub fn adapted_by(&self, lora: &Lora) -> Self {
+        let mut adapters = BTreeMap::clone(&self.adapters);
+        for (layer, adapter) in &lora.adapters {
+            adapters
+                .entry(layer.clone())
+                .or_default()
+                .push(adapter.clone());
+        }
+        Self {
+            adapters: Arc::new(adapters),
+            ..self.clone()
+        }
+    }
+
+    /// The adapters of the layer whose prefix this is; their shapes fit the layer's weight.
+    pub fn adapters(&self) -> &[Adapter] {
+        self.adapters.get(&self.prefix).map_or(&[], Vec::as_slice)
     }
 
     /// The name that `name` has in the component.

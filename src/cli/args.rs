@@ -84,10 +84,15 @@ pub struct Generate {
     #[arg(short, long, default_value = "out.png", value_name = "FILE")]
     pub output: PathBuf,
     /// Steps of the schedule [default: the model's]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub steps: Option<usize>,
     /// Seed of the first picture; the following count up
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
     pub seed: u64,
     /// Width and height in pixels, multiples of 16 [default: the model's]
     #[arg(long, value_name = "WxH", value_parser = size)]
@@ -116,6 +121,9 @@ pub struct Generate {
     /// Prompts, one a line
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     pub prompts: Option<PathBuf>,
+    /// Low-rank adapter beside the transformer's weights, and how strongly it acts [default: 1]; may be repeated
+    #[arg(long, value_name = "FILE[:SCALE]", value_parser = lora)]
+    pub lora: Vec<LoraArg>,
     /// Frame of the prompt [default: the model's]
     #[arg(long, value_name = "NAME")]
     pub template: Option<TemplateArg>,
@@ -146,6 +154,36 @@ pub struct Inspect {
     /// The checkpoint: a file, a folder, an index of shards, or `tiny`
     #[arg(value_name = "FILE")]
     pub file: String,
+}
+
+/// An adapter file and what it is multiplied with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraArg {
+    /// The file.
+    pub path: PathBuf,
+    /// Its scale.
+    pub scale: f32,
+}
+
+/// `FILE` or `FILE:SCALE`; a file whose own name ends like a scale is found first.
+fn lora(text: &str) -> Result<LoraArg, String> {
+    let whole = PathBuf::from(text);
+    let given = match text.rsplit_once(':') {
+        Some((path, scale)) if !whole.exists() => scale.parse::<f32>().ok().map(|s| (path, s)),
+        _ => None,
+    };
+    match given {
+        Some(("", _)) => Err("a LoRA is FILE or FILE:SCALE".to_owned()),
+        Some((_, scale)) if !scale.is_finite() => Err(format!("a scale of {scale}")),
+        Some((path, scale)) => Ok(LoraArg {
+            path: path.into(),
+            scale,
+        }),
+        None => Ok(LoraArg {
+            path: whole,
+            scale: 1.0,
+        }),
+    }
 }
 
 fn size(text: &str) -> Result<(usize, usize), String> {

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::args::{Common, Generate, ModelArgs, TemplateArg};
+use super::args::{Common, Generate, LoraArg, ModelArgs, TemplateArg};
 use super::{Failure, output};
-use crate::checkpoint::ModelSource;
+use crate::checkpoint::{Checkpoint, ModelSource};
 use crate::context::{Cancel, Cx};
 use crate::pipeline::image::{Provenance, parameters};
 use crate::pipeline::latents;
@@ -69,7 +69,7 @@ const KERNELS: Kernels = Kernels {
 pub(super) fn run(args: &Generate, common: &Common, cancel: Cancel) -> Result<(), Failure> {
     let start = Instant::now();
     check_outputs(args)?;
-    let engine = Engine::load(&source(&args.model))?;
+    let engine = engine(args)?;
     let settings = settings(args, engine.defaults())?;
     // Before any work: a schedule that cannot be made, a size that does not exist.
     settings.validate()?;
@@ -137,6 +137,7 @@ pub(super) fn run(args: &Generate, common: &Common, cancel: Cancel) -> Result<()
                 settings: &job.settings,
                 model: &engine.checkpoint().name,
                 fingerprint: &fingerprint,
+                loras: &engine.checkpoint().loras,
                 policy: &policy,
             };
             picture.save(&path, &parameters(&made))?;
@@ -183,6 +184,18 @@ fn report(images: Vec<Image>, timings: Timings, common: &Common) -> Result<(), F
         output::seconds(timings.decode_s),
     );
     Ok(())
+}
+
+/// The model with its adapters.
+fn engine(args: &Generate) -> Result<Engine, Failure> {
+    let mut checkpoint =
+        Checkpoint::open(&source(&args.model), &Device::Cpu).map_err(PipelineError::from)?;
+    for LoraArg { path, scale } in &args.lora {
+        checkpoint
+            .adapt(path, *scale)
+            .map_err(PipelineError::from)?;
+    }
+    Ok(Engine::of(checkpoint)?)
 }
 
 /// Where the model comes from.

@@ -1,13 +1,14 @@
 //! The linear layer: `y = x W^T + b`. Precision lives here, in the weight, and nowhere else in the model.
 //!
 //! The weight stays where it is stored (the memory map); it is widened to F32 a panel of rows at a time,
-//! just before the panel is multiplied.
+//! just before the panel is multiplied. Low-rank adapters stay beside it: they are never merged, so that the stored
+//! weight keeps its format and its bytes.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use super::gemm::{self, Epilogue, Rows};
+use super::gemm::{self, Epilogue, LowRank, Rows};
 use super::operand;
-use crate::checkpoint::{CheckpointError, Encoding, TensorView, Weights};
+use crate::checkpoint::{Adapter, CheckpointError, Encoding, TensorView, Weights};
 use crate::context::Cx;
 
 /// A weight as stored, with what is needed to use it.
@@ -23,6 +24,7 @@ pub struct Linear {
     name: String,
     weight: Weight,
     bias: Option<Vec<f32>>,
+    adapters: Vec<Adapter>,
     out_features: usize,
     in_features: usize,
 }
@@ -57,6 +59,7 @@ impl Linear {
             name: layer.full(""),
             weight,
             bias,
+            adapters: layer.adapters().to_vec(),
             out_features,
             in_features,
         })
@@ -129,15 +132,22 @@ impl CustomOp1 for Apply<'_> {
             Weight::Dense(view) => (view, 1.0),
             Weight::Fp8 { codes, scale } => (codes, *scale),
         };
+        let named = |e| candle_core::Error::wrap(e).context(linear.name.clone());
+        let adapters = linear
+            .adapters
+            .iter()
+            .map(|adapter| LowRank::new(adapter, x))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(named)?;
         let rows = Rows {
             view,
             scale,
             bias: linear.bias.as_deref(),
+            adapters: &adapters,
             n: linear.out_features,
             k: linear.in_features,
         };
-        gemm::matmul_nt(x, &rows, self.epilogue, &mut out)
-            .map_err(|e| candle_core::Error::wrap(e).context(linear.name.clone()))?;
+        gemm::matmul_nt(x, &rows, self.epilogue, &mut out).map_err(named)?;
         if let Some(last) = shape.last_mut() {
             *last = linear.out_features;
         }

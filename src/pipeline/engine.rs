@@ -84,7 +84,14 @@ impl Engine {
     /// # Errors
     /// Files that cannot be read, parts that are missing or do not fit together.
     pub fn load(source: &ModelSource) -> Result<Self, PipelineError> {
-        let checkpoint = Checkpoint::open(source, &Device::Cpu)?;
+        Self::of(Checkpoint::open(source, &Device::Cpu)?)
+    }
+
+    /// The engine of an opened checkpoint, adapters included.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn of(checkpoint: Checkpoint) -> Result<Self, PipelineError> {
         let configs = &checkpoint.configs;
         let transformer_config =
             TransformerConfig::detect(&checkpoint.transformer, configs.transformer.as_ref())?;

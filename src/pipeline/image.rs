@@ -77,6 +77,8 @@ pub struct Provenance<'a> {
     pub model: &'a str,
     /// The checkpoint's fingerprint.
     pub fingerprint: &'a str,
+    /// Adapters beside the transformer, as `NAME:SCALE`.
+    pub loras: &'a [String],
     /// Formats of the transformer's linear layers, as "336 float8_e4m3fn".
     pub policy: &'a str,
 }
@@ -89,13 +91,17 @@ pub fn parameters(made: &Provenance<'_>) -> String {
         false => format!("\nNegative prompt: {}", s.negative),
     };
     let shift = s.shift.map_or(String::new(), |a| format!("Shift: {a}, "));
+    let loras = match made.loras {
+        [] => String::new(),
+        loras => format!("Lora: {}, ", loras.join(" ")),
+    };
     let schedule = match s.sigmas {
         Some(_) => "explicit",
         None => s.schedule.name(),
     };
     format!(
         "{}{negative}\nSteps: {}, Sampler: {}, Schedule type: {schedule}, {shift}CFG scale: {}, Seed: {}, \
-         Size: {}x{}, Model: {}, Model hash: {}, Policy: {}, Version: qwen-nvfp4 {}",
+         Size: {}x{}, Model: {}, Model hash: {}, {loras}Policy: {}, Version: qwen-nvfp4 {}",
         made.prompt,
         made.steps,
         s.sampler.name(),
