@@ -189,7 +189,7 @@ fn other_models_and_adapters() {
     ] {
         refused(
             &with_header(&dir, &one(name), 4),
-            &["is a LoRA", name, "give the model"],
+            &["is a LoRA", name, "--lora"],
         );
     }
     let flux = "double_blocks.0.img_attn.qkv.weight";

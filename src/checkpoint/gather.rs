@@ -287,8 +287,7 @@ fn refuse_adapter(view: &TensorView) -> Result<(), CheckpointError> {
         true => Err(CheckpointError::Foreign {
             path: view.file().path().to_owned(),
             found: format!("is a LoRA (it has `{}`), not a model", view.name()),
-            hint: "adapters are not loaded by this version; give the model it was made for"
-                .to_owned(),
+            hint: "give it with --lora, and the model it was made for with --model".to_owned(),
         }),
     }
 }
