@@ -1,10 +1,9 @@
 //! What encoder and decoder are made of.
 
-use std::ops::Range;
-
 use candle_core::{Device, Tensor};
 
 use super::super::ModelError;
+use super::stream::Stream;
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::context::Cx;
 use crate::ops::attention::{Attention, Keys};
@@ -24,11 +23,11 @@ pub(super) fn gamma(
 
 /// `QwenImageResidualBlock`.
 pub(super) struct Residual {
-    norm1: Vec<f32>,
-    conv1: Conv2d,
-    norm2: Vec<f32>,
-    conv2: Conv2d,
-    conv_shortcut: Option<Conv2d>,
+    pub(super) norm1: Vec<f32>,
+    pub(super) conv1: Conv2d,
+    pub(super) norm2: Vec<f32>,
+    pub(super) conv2: Conv2d,
+    pub(super) conv_shortcut: Option<Conv2d>,
 }
 
 impl Residual {
@@ -52,23 +51,6 @@ impl Residual {
             conv2: conv("conv2", c_out)?,
             conv_shortcut: (c_in != c_out).then(shortcut).transpose()?,
         })
-    }
-
-    /// Input rows that output rows `rows` are made from.
-    pub(super) fn needs(&self, rows: Range<usize>, height: usize) -> Range<usize> {
-        self.conv1.needs(self.conv2.needs(rows, height), height)
-    }
-
-    /// Output rows `rows`.
-    pub(super) fn forward(&self, x: &Map, rows: Range<usize>) -> Map {
-        let inner = self.conv2.needs(rows.clone(), x.height);
-        let h = self.conv1.forward(&x.norm(&self.norm1, true), inner);
-        let mut h = self.conv2.forward(&h.norm(&self.norm2, true), rows.clone());
-        match &self.conv_shortcut {
-            Some(shortcut) => h.add(&shortcut.forward(x, rows)),
-            None => h.add(&x.crop(rows)),
-        }
-        h
     }
 }
 
@@ -96,14 +78,20 @@ impl MidBlock {
     }
 
     /// A whole map to a map of the same size.
-    pub(super) fn forward(&self, x: &Map, cx: &Cx) -> Result<Map, ModelError> {
-        let all = 0..x.height;
-        let x = self.resnets[0].forward(x, all.clone());
-        if cx.cancel.is_cancelled() {
-            return Err(ModelError::Cancelled);
-        }
-        let qkv = self.to_qkv.forward(&x.norm(&self.norm, false), all.clone());
+    pub(super) fn forward(&self, x: Map, cx: &Cx) -> Result<Map, ModelError> {
+        let size = (x.height, x.width);
+        let mut before = Stream::new(size);
+        before.residual(&self.resnets[0]);
+        let x = self.attend(before.push(x, cx)?)?;
+        let mut after = Stream::new(size);
+        after.residual(&self.resnets[1]);
+        after.push(x, cx)
+    }
+
+    /// `x + proj(attention(norm(x)))`: the only part of the VAE in which every pixel sees every other.
+    fn attend(&self, mut x: Map) -> Result<Map, ModelError> {
         let (s, c) = (x.height * x.width, x.channels);
+        let qkv = self.to_qkv.forward(&x.norm(&self.norm, false))?;
         let qkv = Tensor::from_vec(qkv.data, (1, s, 3 * c), &Device::Cpu)?;
         let [q, k, v] = [0, 1, 2].map(|i| qkv.narrow(2, i * c, c));
         let attention = Attention {
@@ -114,11 +102,10 @@ impl MidBlock {
         let out = attention.forward(&q?, &k?, &v?)?;
         let attended = Map {
             data: out.flatten_all()?.to_vec1()?,
-            rows: all.clone(),
+            rows: x.rows.clone(),
             ..x
         };
-        let mut y = self.proj.forward(&attended, all.clone());
-        y.add(&x);
-        Ok(self.resnets[1].forward(&y, all))
+        self.proj.add_to(&attended, &mut x)?;
+        Ok(x)
     }
 }

@@ -5,6 +5,8 @@ use candle_core::{Device, Tensor};
 use super::super::ModelError;
 use super::super::config::VaeConfig;
 use super::blocks::{MidBlock, Residual, gamma};
+use super::observe;
+use super::stream::{STRIP_BYTES, Stream, strip_rows};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::context::Cx;
 use crate::ops::conv::{Conv2d, Geometry, Map};
@@ -18,6 +20,7 @@ pub struct Encoder {
     conv_out: Conv2d,
     quant_conv: Conv2d,
     z_dim: usize,
+    pub(super) strip_bytes: usize,
 }
 
 /// An entry of the flat list `encoder.down_blocks`.
@@ -73,45 +76,58 @@ impl Encoder {
                 Geometry::Pointwise,
             )?,
             z_dim: z,
+            strip_bytes: STRIP_BYTES,
         })
     }
 
     /// `image` `[B, 3, H, W]` in [-1, 1] to the posterior's mean `[B, z_dim, H/8, W/8]`, in the VAE's own scale.
-    /// Whole pictures: three maps of `base_dim` channels at full size are alive at once.
     ///
     /// # Errors
     /// Where the shape does not fit, or [`ModelError::Cancelled`].
     pub fn forward(&self, image: &Tensor, cx: &Cx) -> Result<Tensor, ModelError> {
-        let (batch, _, h, w) = image.dims4()?;
-        let latents = (0..batch)
-            .map(|b| {
-                let planes = image.get(b)?.flatten_all()?.to_vec1::<f32>()?;
-                let moments = self.moments(&Map::from_planes(&planes, (h, w)), cx)?;
-                let size = (moments.channels, moments.height, moments.width);
-                let moments = Tensor::from_vec(moments.to_planes(), size, &Device::Cpu)?;
-                Ok(moments.narrow(0, 0, self.z_dim)?)
-            })
-            .collect::<Result<Vec<_>, ModelError>>()?;
-        Ok(Tensor::stack(&latents, 0)?)
+        let (batch, channels, h, w) = image.dims4()?;
+        if channels != self.conv_in.channels_in() {
+            return Err(ModelError::Config {
+                component: crate::checkpoint::Component::Vae,
+                reason: format!(
+                    "the picture has {channels} channels, the VAE takes {}",
+                    self.conv_in.channels_in()
+                ),
+            });
+        }
+        let mut latents = Vec::with_capacity(batch);
+        for b in 0..batch {
+            let planes = image.get(b)?.flatten_all()?.to_vec1::<f32>()?;
+            let moments = self.moments(Map::from_planes(&planes, (h, w), channels), cx)?;
+            let size = (moments.channels, moments.height, moments.width);
+            let moments = Tensor::from_vec(moments.to_planes(), size, &Device::Cpu)?;
+            latents.push(moments.narrow(0, 0, self.z_dim)?);
+        }
+        let latents = Tensor::stack(&latents, 0)?;
+        cx.observer.stage("vae.encoder", &latents);
+        Ok(latents)
     }
 
-    fn moments(&self, image: &Map, cx: &Cx) -> Result<Map, ModelError> {
-        let mut x = self.conv_in.forward(image, 0..image.height);
+    /// Mean and logarithm of the variance, `2 * z_dim` channels.
+    fn moments(&self, mut image: Map, cx: &Cx) -> Result<Map, ModelError> {
+        let mut stream = Stream::new((image.height, image.width));
+        stream.conv(None, &self.conv_in);
         for block in &self.down_blocks {
-            if cx.cancel.is_cancelled() {
-                return Err(ModelError::Cancelled);
+            match block {
+                DownBlock::Residual(residual) => stream.residual(residual),
+                DownBlock::Downsample(conv) => stream.conv(None, conv),
             }
-            x = match block {
-                DownBlock::Residual(residual) => residual.forward(&x, 0..x.height),
-                DownBlock::Downsample(conv) => conv.forward(&x, 0..x.height / 2),
-            };
         }
-        let x = self.mid_block.forward(&x, cx)?;
-        let all = 0..x.height;
-        let x = self
-            .conv_out
-            .forward(&x.norm(&self.norm_out, true), all.clone());
-        Ok(self.quant_conv.forward(&x, all))
+        let strip = strip_rows(self.strip_bytes, stream.floats_per_row());
+        let mut x = stream.push(image.take_before(strip), cx)?;
+        while !image.rows.is_empty() {
+            x.append(stream.push(image.take_before(image.rows.start + strip), cx)?);
+        }
+        observe("vae.encoder.down_blocks", &x, cx)?;
+        let x = self.mid_block.forward(x, cx)?;
+        observe("vae.encoder.mid_block", &x, cx)?;
+        let x = self.conv_out.forward(&x.norm_silu(&self.norm_out))?;
+        Ok(self.quant_conv.forward(&x)?)
     }
 }
 
