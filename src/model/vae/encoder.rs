@@ -25,7 +25,7 @@ pub struct Encoder {
 
 /// An entry of the flat list `encoder.down_blocks`.
 enum DownBlock {
-    Residual(Residual),
+    Residual(Box<Residual>),
     Downsample(Conv2d),
 }
 
@@ -48,10 +48,8 @@ impl Encoder {
         for (stage, c_out) in dims.iter().enumerate() {
             for _ in 0..config.num_res_blocks {
                 let weights = encoder.pp("down_blocks").pp(down_blocks.len());
-                down_blocks.push(DownBlock::Residual(Residual::load(
-                    &weights,
-                    (*c_out, c_in),
-                )?));
+                let residual = Residual::load(&weights, (*c_out, c_in))?;
+                down_blocks.push(DownBlock::Residual(Box::new(residual)));
                 c_in = *c_out;
             }
             if stage + 1 < dims.len() {

@@ -104,15 +104,12 @@ multiversion! {
         assert!(pixels.iter().all(|p| p.len() == channels));
         assert!(channels.is_multiple_of(LANES) && (POINTS - 1) * stride + channels <= out.len());
         for c in (0..channels).step_by(LANES) {
-            let mut half = [[[0.0; LANES]; REACH]; REACH];
-            for x in 0..REACH {
-                let column = std::array::from_fn(|y| lane(pixels[y * REACH + x], c));
-                for (y, v) in input_1d(column).into_iter().enumerate() {
-                    half[y][x] = v;
-                }
-            }
-            for (y, row) in half.into_iter().enumerate() {
-                for (x, v) in input_1d(row).into_iter().enumerate() {
+            let columns: [[Lane; REACH]; REACH] = std::array::from_fn(|x| {
+                input_1d(std::array::from_fn(|y| lane(pixels[y * REACH + x], c)))
+            });
+            for y in 0..REACH {
+                let row = input_1d(columns.map(|column| column[y]));
+                for (x, v) in row.into_iter().enumerate() {
                     out[(y * REACH + x) * stride + c..][..LANES].copy_from_slice(&v);
                 }
             }
@@ -123,15 +120,11 @@ multiversion! {
 multiversion! {
     /// 36 points, `stride` apart in `points`, of channels `c..c + 8` to 4 x 4 pixels.
     fn transform_output(points: &[f32], stride: usize, c: usize, out: &mut [[Lane; TILE]; TILE]) {
-        let mut half = [[[0.0; LANES]; REACH]; TILE];
-        for x in 0..REACH {
-            let column = std::array::from_fn(|y| lane(points, (y * REACH + x) * stride + c));
-            for (y, v) in output_1d(column).into_iter().enumerate() {
-                half[y][x] = v;
-            }
-        }
-        for (out, row) in out.iter_mut().zip(half) {
-            *out = output_1d(row);
+        let columns: [[Lane; TILE]; REACH] = std::array::from_fn(|x| {
+            output_1d(std::array::from_fn(|y| lane(points, (y * REACH + x) * stride + c)))
+        });
+        for (y, out) in out.iter_mut().enumerate() {
+            *out = output_1d(columns.map(|column| column[y]));
         }
     }
 }
@@ -142,15 +135,12 @@ multiversion! {
         let kernels = kernels.as_chunks::<COLUMNS>().0;
         let out = out.as_chunks_mut::<COLUMNS>().0;
         for i in 0..c_in {
-            let mut half = [[[0.0; COLUMNS]; 3]; REACH];
-            for x in 0..3 {
-                let column = std::array::from_fn(|y| kernels[(y * 3 + x) * c_in + i]);
-                for (y, v) in kernel_1d(column).into_iter().enumerate() {
-                    half[y][x] = v;
-                }
-            }
-            for (y, row) in half.into_iter().enumerate() {
-                for (x, v) in kernel_1d(row).into_iter().enumerate() {
+            let columns: [[[f32; COLUMNS]; REACH]; 3] = std::array::from_fn(|x| {
+                kernel_1d(std::array::from_fn(|y| kernels[(y * 3 + x) * c_in + i]))
+            });
+            for y in 0..REACH {
+                let row = kernel_1d(columns.map(|column| column[y]));
+                for (x, v) in row.into_iter().enumerate() {
                     out[(y * REACH + x) * c_in + i] = v;
                 }
             }
