@@ -65,7 +65,14 @@ fn schedules_equal_diffusers_and_comfyui() {
         for (a, b) in got.sigmas.iter().zip(&case.sigmas) {
             let entry = worst.entry(&case.kind).or_default();
             *entry = entry.max((a - b).abs());
-            assert!((a - b).abs() <= 2e-7, "{about}: {a} instead of {b}");
+            let limit = match case.kind.as_str() {
+                "flow" | "simple" | "beta" => 0.0,
+                // ComfyUI may end just above 0, which is as good as 0 to it; ours ends in 0.
+                "normal" if (1e-9..1e-5).contains(b) => 1e-5,
+                // torch.linspace rounds by the width of the machine's vectors.
+                _ => 2e-7,
+            };
+            assert!((a - b).abs() <= limit, "{about}: {a} instead of {b}");
         }
     }
     println!("{} schedules, largest differences {worst:?}", cases.len());

@@ -16,6 +16,8 @@ const COMFY_MU: f64 = 1.15;
 const FLUX_TABLE: usize = 10_000;
 /// Entries of its table for `ModelSamplingAuraFlow`.
 const AURA_TABLE: usize = 1000;
+/// Levels up to here are 0 to ComfyUI's `normal`.
+const AS_GOOD_AS_0: f32 = 1e-5;
 /// More steps than any schedule has a use for.
 const MOST_STEPS: usize = 10_000;
 
@@ -92,6 +94,10 @@ impl Schedule {
         };
         let sigmas = match kind {
             ScheduleKind::Flow | ScheduleKind::Simple => table.simple(steps),
+            // A lowest level that is as good as 0 takes the place of the final 0.
+            ScheduleKind::Normal if table.sigma(table.sigmas[0]) <= AS_GOOD_AS_0 => {
+                table.uniform(steps, steps + 1)
+            }
             ScheduleKind::Normal => table.uniform(steps, steps),
             ScheduleKind::SgmUniform => table.uniform(steps, steps + 1),
             ScheduleKind::Beta => table.beta(steps)?,
@@ -190,22 +196,32 @@ fn mu(config: &SchedulerConfig, tokens: usize) -> f64 {
 /// ComfyUI's table of noise levels at t = 1/n, 2/n, ... 1.
 struct Table {
     a: f64,
+    /// `ModelSamplingFlux` rather than `ModelSamplingAuraFlow`: the same curve, other operations.
+    flux: bool,
     sigmas: Vec<f32>,
 }
 
 impl Table {
     fn new(a: f64, entries: usize) -> Self {
-        let a32 = a as f32;
-        let sigma = |i: usize| {
-            let t = i as f32 / entries as f32;
-            match entries {
-                FLUX_TABLE => a32 / (a32 + (1.0 / t - 1.0)),
-                _ => a32 * t / (1.0 + (a - 1.0) as f32 * t),
-            }
-        };
-        Self {
+        let curve = Self {
             a,
-            sigmas: (1..=entries).map(sigma).collect(),
+            flux: entries == FLUX_TABLE,
+            sigmas: Vec::new(),
+        };
+        let sigmas = (1..=entries).map(|i| curve.sigma(i as f32 / entries as f32));
+        Self {
+            sigmas: sigmas.collect(),
+            ..curve
+        }
+    }
+
+    /// The curve, in the order of ComfyUI's operations.
+    fn sigma(&self, t: f32) -> f32 {
+        let a = self.a as f32;
+        match self.flux {
+            // torch divides a number by a tensor as the tensor's reciprocal times the number.
+            true => 1.0 / (a + (1.0 / t - 1.0)) * a,
+            false => a * t / (1.0 + (self.a - 1.0) as f32 * t),
         }
     }
 
@@ -221,17 +237,12 @@ impl Table {
     fn uniform(&self, steps: usize, points: usize) -> Vec<f32> {
         let (start, end) = (self.sigmas[self.sigmas.len() - 1], self.sigmas[0]);
         let step = (end - start) / (points.max(2) - 1) as f32;
-        let a32 = self.a as f32;
         let sigma = |i: usize| {
             // torch.linspace counts from whichever end is nearer.
-            let t = match i < points / 2 || points == 1 {
+            self.sigma(match i < points / 2 || points == 1 {
                 true => start + step * i as f32,
                 false => end - step * (points - 1 - i) as f32,
-            };
-            match self.sigmas.len() {
-                FLUX_TABLE => a32 / (a32 + (1.0 / t - 1.0)),
-                _ => a32 * t / (1.0 + (self.a - 1.0) as f32 * t),
-            }
+            })
         };
         falling((0..steps).map(sigma))
     }
