@@ -26,6 +26,9 @@ const EDIT: &str = "Describe the key features of the input image (color, shape, 
                     image that meets the user's requirements while maintaining consistency with the original input \
                     where appropriate.";
 
+/// What follows the prompt in both templates.
+const TAIL: &str = "<|im_end|>\n<|im_start|>assistant\n";
+
 impl Template {
     /// The whole text that is tokenized.
     pub fn fill(self, prompt: &str) -> String {
@@ -33,9 +36,7 @@ impl Template {
             Self::TextToImage => TEXT_TO_IMAGE,
             Self::Edit => EDIT,
         };
-        format!(
-            "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
-        )
+        format!("<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{prompt}{TAIL}")
     }
 }
 
@@ -46,15 +47,16 @@ pub struct PromptTokens {
     pub ids: Vec<u32>,
     /// How many of them belong to the template's head: their states are dropped.
     pub drop: usize,
-    /// The text that the limit cut off, if any.
+    /// What the limit cut off the prompt itself, if anything; a lost part of the template's tail does not count.
     pub cut: Option<String>,
 }
 
 impl PromptTokens {
     /// Tokenizes `prompt` in its template.
     ///
-    /// The head ends after the second `<|im_start|>`, `user` and a line break (ComfyUI's rule; with Qwen2.5's
-    /// vocabulary that is diffusers' fixed 34 tokens, or 64 for the edit template).
+    /// The head ends after the second `<|im_start|>`, `user` and a line break (ComfyUI's rule); with Qwen2.5's
+    /// vocabulary that is diffusers' fixed 34 tokens, or 64 for the edit template. Where the prompt starts with a
+    /// line break, which melts into that of the head, the two differ and diffusers' count is kept.
     ///
     /// # Errors
     /// [`PipelineError::Request`] where the tokenizer does not know the template's special tokens.
@@ -65,7 +67,7 @@ impl PromptTokens {
     ) -> Result<Self, PipelineError> {
         let mut ids = tokenizer.encode(&template.fill(prompt))?;
         let head = template.fill("");
-        let head = &head[..head.len() - "<|im_end|>\n<|im_start|>assistant\n".len()];
+        let head = &head[..head.len() - TAIL.len()];
         let drop = tokenizer.encode(head)?.len();
         let starts = |ids: &[u32]| {
             tokenizer
@@ -78,12 +80,10 @@ impl PromptTokens {
             ));
         }
         let limit = drop + MAX_SEQUENCE_LENGTH;
-        let cut = match ids.len() > limit {
-            true => Some(
-                tokenizer
-                    .decode(&ids[limit..])?
-                    .replace("<|im_end|>\n<|im_start|>assistant\n", ""),
-            ),
+        // The tail starts with a special token, so its ids do not depend on the prompt.
+        let end = ids.len() - tokenizer.encode(TAIL)?.len();
+        let cut = match end > limit {
+            true => Some(tokenizer.decode(&ids[limit..end])?),
             false => None,
         };
         // What is cut could not reach the rest anyway: attention is causal.
@@ -159,7 +159,7 @@ mod tests {
             (&real, Template::Edit, 64),
             (&tiny, Template::TextToImage, 34),
         ] {
-            for prompt in ["", "a cat", "<|im_start|>user\n odd"] {
+            for prompt in ["", "a cat", "<|im_start|>user\n odd", "\n\nbreaks"] {
                 assert_eq!(
                     PromptTokens::new(tokenizer, template, prompt).unwrap().drop,
                     drop
@@ -177,5 +177,22 @@ mod tests {
         assert_eq!(tokens.cut.as_deref(), Some(" a tail"));
         let short = PromptTokens::new(&real, Template::TextToImage, "a cat").unwrap();
         assert_eq!((short.ids.len(), short.cut), (34 + 2 + 5, None));
+    }
+
+    /// The limit may fall inside of the template's tail, or the lost text may look like that tail.
+    #[test]
+    fn only_words_of_the_user_count_as_cut() {
+        let real = Tokenizer::qwen2_5().unwrap();
+        let cut = |prompt: &str| {
+            PromptTokens::new(&real, Template::TextToImage, prompt)
+                .unwrap()
+                .cut
+        };
+        for words in MAX_SEQUENCE_LENGTH - 5..=MAX_SEQUENCE_LENGTH {
+            assert_eq!(cut("cat ".repeat(words).trim_end()), None, "{words} words");
+        }
+        let cats = "cat ".repeat(MAX_SEQUENCE_LENGTH);
+        let lookalike = format!("{}{TAIL} end", cats.trim_end());
+        assert_eq!(cut(&lookalike), Some(format!("{TAIL} end")));
     }
 }

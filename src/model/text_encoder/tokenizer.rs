@@ -1,5 +1,6 @@
 //! Text to token ids: Qwen2's byte-level BPE, from a checkpoint's own files or from the embedded Qwen2.5 merges.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -79,16 +80,23 @@ impl Tokenizer {
     /// Where it defines no tokenizer.
     pub fn from_json(json: &[u8], what: &str) -> Result<Self, TokenizerError> {
         match tokenizers::Tokenizer::from_bytes(json) {
-            Ok(tokenizer) => Ok(Self(tokenizer)),
+            Ok(mut tokenizer) => {
+                // transformers saves the limit and padding of its last call along; they are none of the model's.
+                tokenizer
+                    .with_truncation(None)
+                    .map_err(|e| definition(what, &e))?;
+                tokenizer.with_padding(None);
+                Ok(Self(tokenizer))
+            }
             Err(e) => Err(definition(what, &e)),
         }
     }
 
-    /// From a folder as transformers writes it: `tokenizer.json`, else `vocab.json` with `merges.txt` (to which
-    /// Qwen2.5's added tokens are appended, as `Qwen2Tokenizer` has them).
+    /// From a folder as transformers writes it: `tokenizer.json`, else `vocab.json` with `merges.txt`. To these
+    /// come the added tokens of `tokenizer_config.json` (`added_tokens_decoder`), or Qwen2.5's where it lists none.
     ///
     /// # Errors
-    /// Where neither is there or they define no tokenizer.
+    /// Where neither is there, they define no tokenizer, or an added token would get another id than the folder says.
     pub fn from_folder(folder: &Path) -> Result<Self, TokenizerError> {
         let read = |name: &str| {
             let path = folder.join(name);
@@ -109,7 +117,30 @@ impl Tokenizer {
                 definition(&what, &"vocab.json maps a token to something that is no id")
             })?;
         let merges = String::from_utf8(read("merges.txt")?).map_err(|e| definition(&what, &e))?;
-        Self::build(vocab, &merges, &what)
+        let config = folder.join("tokenizer_config.json");
+        let declared = match config.is_file() {
+            true => {
+                serde_json::from_slice::<TokenizerConfig>(&read("tokenizer_config.json")?)
+                    .map_err(|e| definition(&config.display().to_string(), &e))?
+                    .added_tokens_decoder
+            }
+            false => BTreeMap::new(),
+        };
+        if declared.is_empty() {
+            return Self::build(vocab, &merges, added_of_qwen2_5(), &what);
+        }
+        let tokenizer = Self::build(vocab, &merges, declared.values().cloned().collect(), &what)?;
+        for (id, token) in &declared {
+            let found = tokenizer.id(&token.content);
+            if found != Some(*id) {
+                let reason = format!(
+                    "{} is declared as {id} but becomes {found:?}",
+                    token.content
+                );
+                return Err(definition(&what, &reason));
+            }
+        }
+        Ok(tokenizer)
     }
 
     /// Qwen2.5's own, embedded in the program.
@@ -125,13 +156,18 @@ impl Tokenizer {
         // Ids follow from the merges: the 256 bytes, then one token per merge.
         let tokens = byte_tokens().chain(merges.lines().map(|m| m.replacen(' ', "", 1)));
         let vocab = tokens.zip(0u32..).collect();
-        Self::build(vocab, &merges, what)
+        Self::build(vocab, &merges, added_of_qwen2_5(), what)
     }
 
-    fn build(vocab: Vec<(String, u32)>, merges: &str, what: &str) -> Result<Self, TokenizerError> {
+    fn build(
+        vocab: Vec<(String, u32)>,
+        merges: &str,
+        added: Vec<AddedToken>,
+        what: &str,
+    ) -> Result<Self, TokenizerError> {
         let merges = merges
             .lines()
-            .filter(|line| !line.starts_with("#version"))
+            .filter(|line| !line.is_empty() && !line.starts_with("#version"))
             .map(|line| {
                 let (a, b) = line.split_once(' ')?;
                 Some((a.to_owned(), b.to_owned()))
@@ -160,11 +196,6 @@ impl Tokenizer {
             .with_normalizer(Some(NFC))
             .map_err(|e| definition(what, &e))?
             .with_pre_tokenizer(Some(Sequence::new(steps)));
-        let added: Vec<AddedToken> = ADDED
-            .iter()
-            .enumerate()
-            .map(|(i, token)| AddedToken::from(*token, i < SPECIAL).normalized(false))
-            .collect();
         tokenizer
             .add_tokens(added)
             .map_err(|e| definition(what, &e))?;
@@ -215,6 +246,19 @@ impl Tokenizer {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// What is read of `tokenizer_config.json`.
+#[derive(serde::Deserialize)]
+struct TokenizerConfig {
+    #[serde(default)]
+    added_tokens_decoder: BTreeMap<u32, AddedToken>,
+}
+
+fn added_of_qwen2_5() -> Vec<AddedToken> {
+    let token =
+        |(i, token): (usize, &&str)| AddedToken::from(*token, i < SPECIAL).normalized(false);
+    ADDED.iter().enumerate().map(token).collect()
 }
 
 fn definition(what: &str, reason: &dyn std::fmt::Display) -> TokenizerError {
