@@ -101,7 +101,7 @@ pub struct PromptEmbeds {
 }
 
 impl PromptEmbeds {
-    /// Encodes each prompt alone, drops the template's head, pads to the longest.
+    /// Encodes each distinct prompt alone, drops the template's head, pads to the longest.
     ///
     /// # Errors
     /// Those of the model.
@@ -110,13 +110,19 @@ impl PromptEmbeds {
         prompts: &[PromptTokens],
         cx: &Cx,
     ) -> Result<Self, PipelineError> {
-        let rows = prompts
-            .iter()
-            .map(|prompt| {
-                let states = model.forward(&prompt.ids, cx)?;
-                Ok(states.narrow(1, prompt.drop, prompt.ids.len() - prompt.drop)?)
-            })
-            .collect::<Result<Vec<_>, PipelineError>>()?;
+        let mut rows: Vec<(&PromptTokens, Tensor)> = Vec::with_capacity(prompts.len());
+        for prompt in prompts {
+            // The rows of a batch often share a prompt, the negative one always.
+            let row = match rows.iter().find(|(known, _)| *known == prompt) {
+                Some((_, row)) => row.clone(),
+                None => {
+                    let states = model.forward(&prompt.ids, cx)?;
+                    states.narrow(1, prompt.drop, prompt.ids.len() - prompt.drop)?
+                }
+            };
+            rows.push((prompt, row));
+        }
+        let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
         let lengths = rows
             .iter()
             .map(|r| r.dim(1))
