@@ -172,7 +172,12 @@ impl TextEncoderConfig {
                 "intermediate_size",
                 fields.dim(weights, "model.layers.0.mlp.gate_proj.weight", 0)?,
             )?,
-            rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
+            // A config that leaves it out means its class's default, which is not the published model's.
+            rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(if json.is_some() {
+                1e-5
+            } else {
+                1e-6
+            }),
             rope_theta: rope.number("rope_theta")?.unwrap_or(1e6),
         })
     }
