@@ -3,19 +3,19 @@
 //! Source: transformers' `modeling_qwen2_5_vl.py`. Its rotary positions have three rows (time, height, width);
 //! for text the three are equal, which makes them the plain positions 0, 1, 2, ...
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use candle_nn::rotary_emb::rope_thd;
 
 use super::super::ModelError;
 use super::super::config::TextEncoderConfig;
-use crate::checkpoint::{TensorView, Weights};
+use crate::checkpoint::{Component, Encoding, TensorView, Weights};
 use crate::context::Cx;
 use crate::ops::attention::{Attention, Keys};
 use crate::ops::{Linear, activation, norm};
 
 /// The decoder stack without its head.
 pub struct LanguageModel {
-    embed_tokens: TensorView,
+    embed_tokens: Embedding,
     layers: Vec<Layer>,
     norm: Tensor,
     config: TextEncoderConfig,
@@ -31,7 +31,7 @@ impl LanguageModel {
         let h = config.hidden_size;
         let layers = model.pp("layers");
         Ok(Self {
-            embed_tokens: model.view("embed_tokens.weight", &[config.vocab_size, h])?,
+            embed_tokens: Embedding::load(&model.pp("embed_tokens"), config)?,
             layers: (0..config.num_hidden_layers)
                 .map(|i| Layer::load(&layers.pp(i), config))
                 .collect::<Result<_, _>>()?,
@@ -48,7 +48,7 @@ impl LanguageModel {
     /// # Errors
     /// An id outside of the vocabulary, or [`ModelError::Cancelled`].
     pub fn forward(&self, ids: &[u32], cx: &Cx) -> Result<Tensor, ModelError> {
-        let mut h = self.embed(ids)?;
+        let mut h = self.embed_tokens.forward(ids)?;
         let (cos, sin) = self.rope(ids.len())?;
         for (i, layer) in self.layers.iter().enumerate() {
             if cx.cancel.is_cancelled() {
@@ -60,42 +60,74 @@ impl LanguageModel {
         Ok(norm::rms_norm(&h, &self.norm, self.config.rms_norm_eps)?)
     }
 
-    /// Rows of the embedding, widened one by one: at full size the table has 545 million numbers.
-    fn embed(&self, ids: &[u32]) -> Result<Tensor, ModelError> {
-        let width = self.config.hidden_size;
-        let mut rows = vec![0.0; ids.len() * width];
-        for (row, id) in rows.chunks_exact_mut(width).zip(ids) {
+    /// Cosines and sines of positions 0..len, `[len, head_dim / 2]` each.
+    fn rope(&self, len: usize) -> candle_core::Result<(Tensor, Tensor)> {
+        let frequencies = frequencies(self.config.rope_theta, self.config.head_dim);
+        let frequencies = Tensor::from_iter(frequencies, &Device::Cpu)?;
+        let positions = Tensor::from_iter((0..len).map(|p| p as f32), &Device::Cpu)?;
+        let angles = positions
+            .unsqueeze(1)?
+            .broadcast_mul(&frequencies.unsqueeze(0)?)?;
+        Ok((angles.cos()?, angles.sin()?))
+    }
+}
+
+/// Rotary frequencies of a head, `dim / 2` of them.
+///
+/// Exponent, power and reciprocal are rounded to F32 one after the other, as torch does: at position 500 the last
+/// bits of a frequency are 1e-4 of an angle.
+fn frequencies(theta: f64, dim: usize) -> impl Iterator<Item = f32> {
+    let theta = f64::from(theta as f32);
+    (0..dim).step_by(2).map(move |i| {
+        let exponent = i as f32 / dim as f32;
+        1.0 / theta.powf(f64::from(exponent)) as f32
+    })
+}
+
+/// `model.embed_tokens`: rows are widened one by one where they are asked for, as at full size the table has 545
+/// million numbers.
+struct Embedding {
+    weight: TensorView,
+    rows: usize,
+    width: usize,
+    /// Of an FP8 table. Converters that go by "FP8 and two-dimensional" give it one like any linear layer.
+    scale: f32,
+}
+
+impl Embedding {
+    fn load(weights: &Weights, config: &TextEncoderConfig) -> Result<Self, ModelError> {
+        let (rows, width) = (config.vocab_size, config.hidden_size);
+        let weight = weights.view("weight", &[rows, width])?;
+        let scale = match Encoding::of(weights, &weight)? {
+            Encoding::Dense => 1.0,
+            Encoding::Fp8 { weight_scale, .. } => weight_scale,
+        };
+        Ok(Self {
+            weight,
+            rows,
+            width,
+            scale,
+        })
+    }
+
+    /// `ids` (S tokens) to `[1, S, hidden]`.
+    fn forward(&self, ids: &[u32]) -> Result<Tensor, ModelError> {
+        let (rows, width) = (self.rows, self.width);
+        let mut out = vec![0.0; ids.len() * width];
+        for (row, id) in out.chunks_exact_mut(width).zip(ids) {
             let id = *id as usize;
-            if id >= self.config.vocab_size {
+            if id >= rows {
                 return Err(ModelError::Config {
-                    component: crate::checkpoint::Component::TextEncoder,
+                    component: Component::TextEncoder,
                     reason: format!(
-                        "token {id} is outside of its {} embeddings; the tokenizer belongs to another model",
-                        self.config.vocab_size
+                        "token {id} is outside of its {rows} embeddings; the tokenizer belongs to another model"
                     ),
                 });
             }
-            self.embed_tokens.widen(id * width..(id + 1) * width, row)?;
+            self.weight.widen(id * width..(id + 1) * width, row)?;
+            row.iter_mut().for_each(|v| *v *= self.scale);
         }
-        Ok(Tensor::from_vec(
-            rows,
-            (1, ids.len(), width),
-            &candle_core::Device::Cpu,
-        )?)
-    }
-
-    /// Cosines and sines of positions 0..len, `[len, head_dim / 2]` each.
-    fn rope(&self, len: usize) -> candle_core::Result<(Tensor, Tensor)> {
-        let half = self.config.head_dim / 2;
-        let angle = |p: usize, j: usize| {
-            let frequency = self.config.rope_theta.powf(-(j as f64) / half as f64) as f32;
-            p as f32 * frequency
-        };
-        let angles: Vec<f32> = (0..len)
-            .flat_map(|p| (0..half).map(move |j| angle(p, j)))
-            .collect();
-        let angles = Tensor::from_vec(angles, (len, half), &candle_core::Device::Cpu)?;
-        Ok((angles.cos()?, angles.sin()?))
+        Ok(Tensor::from_vec(out, (1, ids.len(), width), &Device::Cpu)?)
     }
 }
 
@@ -206,5 +238,43 @@ impl Mlp {
         let gate = activation::silu_tensor(&self.gate_proj.forward(x, cx)?)?;
         let up = self.up_proj.forward(x, cx)?;
         self.down_proj.forward(&(gate * up)?, cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// torch 2.15: `1.0 / (theta ** (torch.arange(0, dim, 2).float() / dim))`.
+    #[test]
+    fn frequencies_are_rounded_as_torch_rounds_them() {
+        let heads_of_20 = [
+            1.0,
+            0.25118864,
+            0.06309573,
+            0.015848929,
+            0.0039810715,
+            0.001,
+            0.00025118855,
+            6.3095744e-5,
+            1.584893e-5,
+            3.981073e-6,
+        ];
+        let heads_of_24 = [
+            1.0,
+            0.4641589,
+            0.21544345,
+            0.1,
+            0.046415884,
+            0.021544348,
+            0.01,
+            0.0046415897,
+            0.0021544343,
+            0.001,
+            0.00046415895,
+            0.00021544342,
+        ];
+        assert!(frequencies(1e6, 20).eq(heads_of_20));
+        assert!(frequencies(1e4, 24).eq(heads_of_24));
     }
 }
