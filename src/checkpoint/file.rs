@@ -259,6 +259,16 @@ impl TensorView {
         }
     }
 
+    /// The numbers themselves, borrowed from the file, where they are stored as aligned F32.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        match self.dtype {
+            Dtype::F32 if cfg!(target_endian = "little") => {
+                bytemuck::try_cast_slice(self.bytes()).ok()
+            }
+            _ => None,
+        }
+    }
+
     /// The whole tensor as F32.
     ///
     /// # Errors

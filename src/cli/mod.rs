@@ -3,6 +3,7 @@
 mod args;
 mod generate;
 mod inspect;
+mod memory;
 mod output;
 
 use std::ffi::OsString;
@@ -15,6 +16,8 @@ use clap::error::ErrorKind;
 use self::args::{Cli, Command, Common};
 use crate::context::Cancel;
 use crate::pipeline::PipelineError;
+
+pub use memory::keep_freed_memory;
 
 /// The work failed.
 const FAILED: u8 = 1;

@@ -6,6 +6,7 @@ pub mod conv;
 mod gemm;
 pub mod linear;
 pub mod norm;
+pub(crate) mod product;
 pub mod rope;
 pub(crate) mod simd;
 

@@ -5,8 +5,8 @@
 
 use rayon::prelude::*;
 
-use super::product::{COLUMNS, Left, ROWS, product};
 use super::{Conv2d, Geometry, Map};
+use crate::ops::product::{COLUMNS, Left, ROWS, product};
 
 /// Floats of input rows that a thread holds: half of an L2 cache of 512 KiB, the rest is for the weights.
 const BUFFER: usize = 64 * 1024;

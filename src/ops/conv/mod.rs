@@ -8,7 +8,7 @@
 
 mod direct;
 mod map;
-mod product;
+
 #[cfg(test)]
 mod tests;
 mod winograd;
@@ -18,7 +18,7 @@ use std::ops::Range;
 pub use map::Map;
 use rayon::prelude::*;
 
-use self::product::COLUMNS;
+use super::product::COLUMNS;
 use crate::checkpoint::{CheckpointError, TensorView, Weights};
 
 /// How a kernel moves over a map.

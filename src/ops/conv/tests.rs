@@ -8,10 +8,10 @@ use candle_core::Device;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView as Plain;
 
-use super::product::{COLUMNS, Left, ROWS, portable, product};
 use super::*;
 use crate::checkpoint::{Component, SafetensorsFile};
 use crate::numerics::widen::{E4M3_TO_F32, E5M2_TO_F32};
+use crate::ops::product::{COLUMNS, Left, ROWS, portable, product};
 
 fn random(count: usize, seed: u32) -> Vec<f32> {
     (0..count as u32)

@@ -7,8 +7,8 @@
 
 use rayon::prelude::*;
 
-use super::product::{COLUMNS, Left, ROWS, product};
 use super::{Conv2d, Geometry, Map};
+use crate::ops::product::{COLUMNS, Left, ROWS, product};
 use crate::ops::simd::multiversion;
 
 /// Output rows and columns of a tile.

@@ -1,4 +1,4 @@
-//! The product at the bottom of every convolution: 6 rows of one operand by 16 columns of the other.
+//! The product at the bottom of convolutions and attention: 6 rows of one operand by 16 columns of the other.
 //!
 //! The trick: 6 x 16 sums are twelve of AVX2's sixteen registers, so one step over k costs twelve multiply-adds,
 //! two loads and six broadcasts, and the multipliers are what limits. The left operand is read where it lies:
@@ -6,28 +6,28 @@
 //! neighbourhood is three runs and needs no im2col.
 
 /// Rows of a block.
-pub(super) const ROWS: usize = 6;
+pub(crate) const ROWS: usize = 6;
 /// Columns of a block, and the width to which weights are packed.
-pub(super) const COLUMNS: usize = 16;
+pub(crate) const COLUMNS: usize = 16;
 
 /// The left operand of a block: row i is the runs `data[i * row + s * run ..][..len]`, s = 0 .. runs, one after the
 /// other.
 #[derive(Clone, Copy)]
-pub(super) struct Left<'a> {
-    pub(super) data: &'a [f32],
+pub(crate) struct Left<'a> {
+    pub(crate) data: &'a [f32],
     /// Rows, 1 to [`ROWS`].
-    pub(super) rows: usize,
+    pub(crate) rows: usize,
     /// From a row to the next.
-    pub(super) row: usize,
-    pub(super) runs: usize,
+    pub(crate) row: usize,
+    pub(crate) runs: usize,
     /// From a run to the next.
-    pub(super) run: usize,
-    pub(super) len: usize,
+    pub(crate) run: usize,
+    pub(crate) len: usize,
 }
 
 /// `out[i * stride + j] = sum over k of left[i][k] * right[k * 16 + j]`, j = 0 .. 16.
 #[inline]
-pub(super) fn product(left: &Left<'_>, right: &[f32], out: &mut [f32], stride: usize) {
+pub(crate) fn product(left: &Left<'_>, right: &[f32], out: &mut [f32], stride: usize) {
     assert!((1..=ROWS).contains(&left.rows) && left.runs > 0);
     assert!((left.rows - 1) * left.row + (left.runs - 1) * left.run + left.len <= left.data.len());
     assert!(left.runs * left.len * COLUMNS <= right.len());
@@ -52,7 +52,7 @@ pub(super) fn product(left: &Left<'_>, right: &[f32], out: &mut [f32], stride: u
 }
 
 /// The definition, and what runs where there is no AVX2.
-pub(super) fn portable(left: &Left<'_>, right: &[f32], out: &mut [f32], stride: usize) {
+pub(crate) fn portable(left: &Left<'_>, right: &[f32], out: &mut [f32], stride: usize) {
     let right = right.as_chunks::<COLUMNS>().0;
     for i in 0..left.rows {
         let mut sums = [0.0f32; COLUMNS];
