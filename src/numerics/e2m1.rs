@@ -33,6 +33,21 @@ pub fn encode(v: f32) -> u8 {
     (sign | code) as u8
 }
 
+/// A magnitude to the nearest E2M1 number, as [`encode`] rounds; NaN becomes 6.
+#[inline(always)]
+pub(crate) fn round(a: f32) -> f32 {
+    let a = if a < MAX { a } else { MAX };
+    // Numbers near these are 0.5, 1 and 2 apart, as E2M1's are in the three ranges; even codes are even multiples.
+    let magic = if a < 2.0 {
+        6_291_456.0
+    } else if a < 4.0 {
+        12_582_912.0
+    } else {
+        25_165_824.0
+    };
+    (a + magic) - magic
+}
+
 /// Packs codes in pairs, the even column in the high nibble.
 ///
 /// # Panics
@@ -96,6 +111,9 @@ mod tests {
             assert_eq!(encode(-tie), 8 | even, "-{tie}");
             assert_eq!(encode(tie.next_down()), below, "below {tie}");
             assert_eq!(encode(tie.next_up()), above, "above {tie}");
+            for a in [tie, tie.next_down(), tie.next_up()] {
+                assert_eq!(round(a), VALUES[usize::from(encode(a))], "{a}");
+            }
         }
     }
 
@@ -111,6 +129,7 @@ mod tests {
         ] {
             assert_eq!(encode(v), code, "{v}");
         }
+        assert_eq!((round(f32::NAN), round(f32::INFINITY)), (6.0, 6.0));
     }
 
     proptest! {
@@ -118,6 +137,7 @@ mod tests {
         fn rounds_to_the_nearest(v in prop_oneof![-8f32..8.0, any::<f32>()]) {
             prop_assume!(!v.is_nan());
             prop_assert_eq!(encode(v), nearest(v.clamp(-MAX, MAX)));
+            prop_assert_eq!(round(v.abs()), VALUES[usize::from(encode(v.abs()))]);
         }
 
         #[test]

@@ -29,6 +29,16 @@ pub fn encode(x: f32) -> u8 {
     (sign | if is_nan { 0x7f } else { code }) as u8
 }
 
+/// A magnitude to the nearest E4M3 number, as [`encode`] rounds.
+#[inline(always)]
+pub(crate) fn round(a: f32) -> f32 {
+    let a = a.min(MAX);
+    let bits = a.to_bits();
+    let normal = f32::from_bits((bits + 0x7_ffff + ((bits >> 20) & 1)) & !0xf_ffff);
+    let subnormal = (a + 16_384.0) - 16_384.0;
+    if bits < MIN_NORMAL { subnormal } else { normal }
+}
+
 multiversion! {
     /// [`encode`] over a slice.
     ///
@@ -78,6 +88,9 @@ mod tests {
             assert_eq!(encode(-tie), 0x80 | (code + code % 2), "-{tie}");
             assert_eq!(encode(tie.next_down()), code, "below {tie}");
             assert_eq!(encode(tie.next_up()), code + 1, "above {tie}");
+            for a in [tie, tie.next_down(), tie.next_up()] {
+                assert_eq!(round(a), E4M3_TO_F32[usize::from(encode(a))], "{a}");
+            }
         }
     }
 
@@ -104,6 +117,7 @@ mod tests {
         fn rounds_to_the_nearest(x in prop_oneof![-500f32..500.0, -0.02f32..0.02, any::<f32>()]) {
             prop_assume!(!x.is_nan());
             prop_assert_eq!(encode(x), nearest(x.clamp(-MAX, MAX)));
+            prop_assert_eq!(round(x.abs()), E4M3_TO_F32[usize::from(encode(x.abs()))]);
         }
 
         #[test]

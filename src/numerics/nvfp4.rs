@@ -104,7 +104,7 @@ pub(crate) fn four_wins(differences: &[f64; BLOCK]) -> bool {
 }
 
 #[inline(always)]
-fn block_max(x: &[f32; BLOCK]) -> f32 {
+pub(crate) fn block_max(x: &[f32; BLOCK]) -> f32 {
     let mut max = 0;
     for x in x {
         max = max.max(x.to_bits() & 0x7fff_ffff);
