@@ -21,3 +21,4 @@ pub mod model;
 pub mod numerics;
 pub mod ops;
 pub mod pipeline;
+pub mod quantize;

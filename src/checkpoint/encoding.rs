@@ -1,14 +1,17 @@
-//! In which format a linear layer is stored: read from the tensors beside its weight, never guessed.
+//! In which format a linear layer is stored: read from its marker and the tensors beside its weight, never guessed.
 //!
 //! The spellings are ComfyUI's: `weight_scale` (also the older `scale_weight`), `input_scale` (also
-//! `scale_input`), and the record `comfy_quant` (U8 JSON, `{"format": "float8_e4m3fn"}`).
+//! `scale_input`), and a record in any of the carriers that [`Markers`](super::markers::Markers) knows.
 
 use safetensors::Dtype;
 
+use super::markers::{Carrier, record_of};
 use super::{CheckpointError, TensorView, Weights};
+use crate::numerics::nvfp4::BLOCK;
+use crate::numerics::swizzle;
 
 /// How a linear layer's weight is to be read.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone)]
 pub enum Encoding {
     /// F32, F16 or BF16: the numbers themselves.
     Dense,
@@ -16,6 +19,15 @@ pub enum Encoding {
     Fp8 {
         /// Multiplies the stored values; 1 where the file has no scale at all (a plain cast, as in Qwen-Rapid-AIO).
         weight_scale: f32,
+        /// Static activation scale, where the file brings one.
+        input_scale: Option<f32>,
+    },
+    /// E2M1 numbers, two to a byte, times block scales, times one scale.
+    Nvfp4 {
+        /// E4M3 block scales in 128 x 4 tiles.
+        weight_scale: TensorView,
+        /// Multiplies everything.
+        weight_scale_2: f32,
         /// Static activation scale, where the file brings one.
         input_scale: Option<f32>,
     },
@@ -33,7 +45,7 @@ impl Encoding {
             layer: layer.full(""),
             reason,
         };
-        let scale = |names: [&str; 2]| -> Result<Option<f32>, CheckpointError> {
+        let scale = |names: &[&str]| -> Result<Option<f32>, CheckpointError> {
             let Some(view) = names.iter().find_map(|name| layer.get(name)) else {
                 return Ok(None);
             };
@@ -54,12 +66,33 @@ impl Encoding {
             }
         };
         let record = match layer.get("comfy_quant") {
-            Some(view) => Some(record_format(&view).map_err(refuse)?),
-            None => None,
+            Some(view) => Some(record_of(&view).map_err(refuse)?),
+            None => layer.record().cloned(),
         };
-        let weight_scale = scale(["weight_scale", "scale_weight"])?;
-        let input_scale = scale(["input_scale", "scale_input"])?;
-        match (weight.dtype(), record.as_deref()) {
+        let format = record.as_ref().map(|r| r.format.as_str());
+        let input_scale = scale(&["input_scale", "scale_input"])?;
+        match (weight.dtype(), format) {
+            (Dtype::U8, Some("nvfp4")) => {
+                return Ok(Self::Nvfp4 {
+                    weight_scale: block_scales(layer, weight).map_err(refuse)?,
+                    weight_scale_2: scale(&["weight_scale_2"])?.ok_or_else(|| {
+                        refuse(
+                            "it is NVFP4 but there is no `weight_scale_2`; convert the file again"
+                                .to_owned(),
+                        )
+                    })?,
+                    input_scale,
+                });
+            }
+            (dtype, Some("nvfp4")) => {
+                return Err(refuse(format!(
+                    "its record says `nvfp4` but its weight is {dtype:?}"
+                )));
+            }
+            _ => {}
+        }
+        let weight_scale = scale(&["weight_scale", "scale_weight"])?;
+        match (weight.dtype(), format) {
             (Dtype::F32 | Dtype::F16 | Dtype::BF16, None) => match weight_scale {
                 None => Ok(Self::Dense),
                 Some(_) => Err(refuse(format!(
@@ -68,18 +101,19 @@ impl Encoding {
                 ))),
             },
             (Dtype::F8_E4M3, None | Some("float8_e4m3fn"))
-            | (Dtype::F8_E5M2, None | Some("float8_e5m2")) => match (weight_scale, &record) {
+            | (Dtype::F8_E5M2, None | Some("float8_e5m2")) => match (weight_scale, format) {
                 (None, Some(format)) => Err(refuse(format!(
                     "its record says `{format}` but there is no `weight_scale`; convert the file again"
                 ))),
                 (scale, _) => Ok(Self::Fp8 {
                     weight_scale: scale.unwrap_or(1.0),
-                    input_scale,
+                    // ComfyUI drops a 1 that comes with the older marker: it means "none".
+                    input_scale: match record.as_ref().map(|r| r.carrier) {
+                        Some(Carrier::Legacy) => input_scale.filter(|s| *s != 1.0),
+                        _ => input_scale,
+                    },
                 }),
             },
-            (Dtype::U8, Some("nvfp4")) => Err(refuse(
-                "it is stored as NVFP4, which this version cannot execute; use the FP8 or BF16 file".to_owned(),
-            )),
             (dtype, Some(format)) => Err(refuse(format!(
                 "its record says `{format}` but its weight is {dtype:?}"
             ))),
@@ -90,16 +124,28 @@ impl Encoding {
     }
 }
 
-/// The `format` of a `comfy_quant` record.
-fn record_format(view: &TensorView) -> Result<String, String> {
-    let bad = |why: String| format!("its record `{}` {why}", view.name());
-    if view.dtype() != Dtype::U8 {
-        return Err(bad(format!("is {:?}, not U8 JSON", view.dtype())));
+/// The block scales of an NVFP4 weight `[out, in / 2]`.
+fn block_scales(layer: &Weights, weight: &TensorView) -> Result<TensorView, String> {
+    let view = layer
+        .get("weight_scale")
+        .ok_or("it is NVFP4 but there is no `weight_scale`; convert the file again")?;
+    let [rows, packed] = weight.shape() else {
+        return Err(format!("its weight has shape {:?}", weight.shape()));
+    };
+    let expected = swizzle::padded(*rows, packed * 2 / BLOCK);
+    if view.shape() != expected || !matches!(view.dtype(), Dtype::F8_E4M3 | Dtype::U8) {
+        return Err(format!(
+            "its block scales are {:?} {:?}, E4M3 {expected:?} was expected; convert the file again",
+            view.dtype(),
+            view.shape()
+        ));
     }
-    let record: serde_json::Value = serde_json::from_slice(view.bytes())
-        .map_err(|e| bad(format!("is not valid JSON ({e})")))?;
-    match record.get("format").and_then(|f| f.as_str()) {
-        Some(format) => Ok(format.to_owned()),
-        None => Err(bad("names no format".to_owned())),
+    // Both NaN codes differ from every number in all seven bits below the sign.
+    match view.bytes().iter().position(|code| code & 0x7f == 0x7f) {
+        None => Ok(view),
+        Some(at) => Err(format!(
+            "`{}` is NaN at {at}; convert the file again from its source",
+            view.name()
+        )),
     }
 }

@@ -23,6 +23,12 @@ pub enum CheckpointError {
         /// What the container check found.
         reason: String,
     },
+    /// The file was cut, replaced or rewritten while it was read.
+    #[error("{path} changed while it was read; wait until nobody writes it, then start again")]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// A JSON file of a diffusers folder cannot be used.
     #[error("{path}: {reason}")]
     Json {

@@ -12,18 +12,19 @@ use safetensors::Dtype;
 use super::CheckpointError;
 use super::foreign;
 use super::header::{Entry, Header};
+use super::reader::{Identity, Reader};
 use crate::numerics::widen;
 
 /// Where the bytes of a file live.
 enum Bytes {
-    Mapped(Mmap),
+    Mapped(Mmap, Identity),
     Static(&'static [u8]),
 }
 
 impl Bytes {
     fn get(&self) -> &[u8] {
         match self {
-            Self::Mapped(map) => map,
+            Self::Mapped(map, _) => map,
             Self::Static(bytes) => bytes,
         }
     }
@@ -80,7 +81,7 @@ impl SafetensorsFile {
         // SAFETY: the map is read-only. Another process that truncates the file while it is mapped would
         // end this one with SIGBUS; every loader that maps weights accepts that.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        Ok(Bytes::Mapped(map))
+        Ok(Bytes::Mapped(map, Identity::of(&kind)))
     }
 
     /// Indexes bytes that are part of the program. `name` stands for the path in messages.
@@ -146,6 +147,18 @@ impl SafetensorsFile {
     /// Where the file lies (for embedded bytes: the name given).
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Opens the file for bulk reads by position.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Changed`] where it is not the file that was opened first.
+    pub fn reader(&self) -> Result<Reader, CheckpointError> {
+        let known = match &self.bytes {
+            Bytes::Mapped(_, identity) => Some(*identity),
+            Bytes::Static(_) => None,
+        };
+        Reader::open(&self.path, known)
     }
 
     /// The strings of `__metadata__`.
@@ -225,6 +238,11 @@ impl TensorView {
     /// Where its bytes begin in the file.
     pub fn offset(&self) -> usize {
         self.range.start
+    }
+
+    /// Its length in bytes.
+    pub fn byte_len(&self) -> usize {
+        self.range.len()
     }
 
     /// The number of elements.

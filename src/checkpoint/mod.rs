@@ -3,6 +3,7 @@
 //! [`SafetensorsFile`] knows bytes, [`Weights`] knows canonical names; what lies between (prefixes,
 //! spellings, shards, folders) is decided once, when the checkpoint is opened.
 
+mod comfy_names;
 mod encoding;
 mod error;
 mod file;
@@ -10,22 +11,30 @@ mod folder;
 mod foreign;
 pub(crate) mod gather;
 mod header;
+mod layout;
 mod lora;
+pub(crate) mod markers;
 mod names;
 mod open;
+mod reader;
 mod source;
 mod weights;
+mod writer;
 
 use std::fmt;
 
+pub use comfy_names::ComfyNames;
 pub use encoding::Encoding;
 pub use error::CheckpointError;
 pub use file::{SafetensorsFile, TensorView};
+pub use layout::{Layout, NewTensor};
 pub use lora::{Adapter, Lora};
 pub use names::Names;
 pub use open::Checkpoint;
+pub use reader::Reader;
 pub use source::{Configs, ModelSource, TokenizerSource};
 pub use weights::Weights;
+pub use writer::{WriteError, Writer};
 
 /// The three parts of a text-to-image model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

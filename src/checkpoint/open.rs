@@ -9,6 +9,7 @@ use safetensors::Dtype;
 use sha2::{Digest, Sha256};
 
 use super::gather::{CONFIG_KEY, Opened, Strictness};
+use super::markers::Markers;
 use super::{
     CheckpointError, Component, Configs, Lora, ModelSource, SafetensorsFile, TokenizerSource,
     Weights,
@@ -172,11 +173,13 @@ fn assemble(
     for component in Component::ALL {
         opened.recognise(component, path)?;
     }
+    let markers = Markers::read(&opened);
     let mut take = |component| {
         let tensors = opened.tensors.remove(&component).unwrap_or_default();
         let first = tensors.values().next();
         let path = first.map_or(path, |view| view.file().path()).to_owned();
-        Weights::new(component, &path, device, tensors)
+        let records = markers.canonical(&tensors);
+        Weights::new(component, &path, device, tensors).marked(records)
     };
     Ok(Checkpoint {
         name,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{Device, Tensor};
 use safetensors::Dtype;
 
+use super::markers::Record;
 use super::{Adapter, CheckpointError, Component, Lora, TensorView};
 
 struct Store {
@@ -18,6 +19,9 @@ struct Store {
     claimed: Mutex<BTreeSet<String>>,
 }
 
+/// Records by canonical layer name, where they are no tensors of the component.
+type Records = BTreeMap<String, Record>;
+
 /// A prefix into the tensors of one component. Cheap to clone; `pp` goes one level down.
 ///
 /// Canonical names are those of diffusers (`transformer_blocks.0.attn.to_q.weight`,
@@ -26,6 +30,7 @@ struct Store {
 pub struct Weights {
     store: Arc<Store>,
     adapters: Arc<BTreeMap<String, Vec<Adapter>>>,
+    records: Arc<Records>,
     prefix: String,
 }
 
@@ -47,6 +52,7 @@ impl Weights {
         Self {
             store: Arc::new(store),
             adapters: Arc::default(),
+            records: Arc::default(),
             prefix: String::new(),
         }
     }
@@ -56,8 +62,22 @@ impl Weights {
         Self {
             store: Arc::clone(&self.store),
             adapters: Arc::clone(&self.adapters),
+            records: Arc::clone(&self.records),
             prefix: self.full(&part.to_string()),
         }
+    }
+
+    /// The same tensors with what markers of the file say of their layers, by canonical layer name.
+    pub(crate) fn marked(self, records: BTreeMap<String, Record>) -> Self {
+        Self {
+            records: Arc::new(records),
+            ..self
+        }
+    }
+
+    /// What a marker says of the layer whose prefix this is.
+    pub(crate) fn record(&self) -> Option<&Record> {
+        self.records.get(&self.prefix)
     }
 
     /// The same tensors with adapters beside them, added to those that are there.

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::checkpoint::Component;
+use crate::numerics::search::Method;
 use crate::pipeline::sampler::Sampler;
 use crate::pipeline::schedule::ScheduleKind;
+use crate::quantize::plan::{Keys, Marker};
 
 /// Run Qwen-Image natively, from full-size FP8 files down to the tiny model inside of this program.
 #[derive(Parser, Debug)]
@@ -50,6 +53,8 @@ pub enum Command {
     Generate(Box<Generate>),
     /// Say what a checkpoint holds and what is wrong with it
     Inspect(Inspect),
+    /// Make a mixed NVFP4/FP8 checkpoint of an FP8 or BF16 one
+    Convert(Box<Convert>),
 }
 
 /// The model's files.
@@ -154,6 +159,152 @@ pub struct Inspect {
     /// The checkpoint: a file, a folder, an index of shards, or `tiny`
     #[arg(value_name = "FILE")]
     pub file: String,
+}
+
+const CONVERT_EXAMPLES: &str = "Examples:
+  qwen-nvfp4 convert Qwen-Rapid-AIO.safetensors --policy v3 --assume-unscaled --dry-run
+  qwen-nvfp4 convert Qwen-Rapid-AIO.safetensors --policy v3 --assume-unscaled --calib calib.json -o Qwen-Rapid-AIO-nvfp4.safetensors --verify";
+
+/// `convert`
+#[derive(Args, Debug)]
+#[command(after_help = CONVERT_EXAMPLES)]
+pub struct Convert {
+    /// The source: a file, a folder, an index of shards, or `tiny`
+    #[arg(value_name = "INPUT")]
+    pub input: String,
+    /// The file to write; it appears when it is whole
+    #[arg(short, long, value_name = "OUTPUT")]
+    pub output: Option<PathBuf>,
+    /// Which layers go where: v1 to v5, modelopt, sglang, all-nvfp4, or a JSON file of comfy-dit-quantizer
+    #[arg(long, value_name = "POLICY")]
+    pub policy: String,
+    /// Activation ranges, which become `input_scale`
+    #[arg(long, value_name = "FILE")]
+    pub calib: Option<PathBuf>,
+    /// Which of the calibration's statistics: max, p99.9, ...
+    #[arg(long, value_name = "NAME", default_value = "max", requires = "calib")]
+    pub calib_stat: String,
+    /// How the scale of a weight is found
+    #[arg(long, value_name = "NAME", default_value = "mse")]
+    pub method: MethodArg,
+    /// Quantize FP8 to FP8 anew, as the original pipeline did, where such layers otherwise keep their bytes
+    #[arg(long)]
+    pub requantize_fp8: bool,
+    /// Where the formats are written down: tensors beside the weights, the header, or both
+    #[arg(long, value_name = "NAME", default_value = "comfy_quant")]
+    pub marker: MarkerArg,
+    /// How tensors are named
+    #[arg(long, value_name = "NAME", default_value = "keep")]
+    pub keys: KeysArg,
+    /// The components to write
+    #[arg(
+        long,
+        value_name = "A,B,..",
+        value_delimiter = ',',
+        default_value = "transformer,text_encoder,vae"
+    )]
+    pub components: Vec<ComponentArg>,
+    /// FP8 weights without a scale are the weights themselves, as in Qwen-Rapid-AIO
+    #[arg(long)]
+    pub assume_unscaled: bool,
+    /// Print what would be done, reading headers only
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Read the output again and prove every byte of it
+    #[arg(long, conflicts_with = "dry_run")]
+    pub verify: bool,
+    /// Overwrite the output
+    #[arg(long)]
+    pub force: bool,
+    /// Error figures of every quantized layer, as JSON
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    pub report: Option<PathBuf>,
+}
+
+/// How scales are found.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum MethodArg {
+    /// The smallest squared error among a few ratios
+    Mse,
+    /// From the largest number
+    Amax,
+    /// From the largest number, then 4 or 6 for each block
+    FourSix,
+}
+
+impl From<MethodArg> for Method {
+    fn from(arg: MethodArg) -> Self {
+        match arg {
+            MethodArg::Mse => Self::Mse,
+            MethodArg::Amax => Self::Amax,
+            MethodArg::FourSix => Self::FourSix,
+        }
+    }
+}
+
+/// Where formats are written down.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum MarkerArg {
+    /// A tensor beside each weight
+    #[value(name = "comfy_quant")]
+    ComfyQuant,
+    /// The header
+    Metadata,
+    /// Both
+    Both,
+}
+
+impl From<MarkerArg> for Marker {
+    fn from(arg: MarkerArg) -> Self {
+        match arg {
+            MarkerArg::ComfyQuant => Self::ComfyQuant,
+            MarkerArg::Metadata => Self::Metadata,
+            MarkerArg::Both => Self::Both,
+        }
+    }
+}
+
+/// How tensors are named.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum KeysArg {
+    /// As in the source
+    Keep,
+    /// Without prefixes
+    Diffusers,
+    /// As in a ComfyUI all-in-one
+    Comfy,
+}
+
+impl From<KeysArg> for Keys {
+    fn from(arg: KeysArg) -> Self {
+        match arg {
+            KeysArg::Keep => Self::Keep,
+            KeysArg::Diffusers => Self::Diffusers,
+            KeysArg::Comfy => Self::Comfy,
+        }
+    }
+}
+
+/// A part of a model.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ComponentArg {
+    /// The MMDiT
+    Transformer,
+    /// Qwen2.5-VL
+    #[value(name = "text_encoder")]
+    TextEncoder,
+    /// The VAE
+    Vae,
+}
+
+impl From<ComponentArg> for Component {
+    fn from(arg: ComponentArg) -> Self {
+        match arg {
+            ComponentArg::Transformer => Self::Transformer,
+            ComponentArg::TextEncoder => Self::TextEncoder,
+            ComponentArg::Vae => Self::Vae,
+        }
+    }
 }
 
 /// An adapter file and what it is multiplied with.

@@ -1,6 +1,7 @@
 //! The command line: words to requests, results to files and JSON, faults to exit codes.
 
 mod args;
+mod convert;
 mod generate;
 mod inspect;
 mod memory;
@@ -98,6 +99,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
     pool.install(|| match &cli.command {
         Command::Generate(args) => generate::run(args, &cli.common, cancel),
         Command::Inspect(args) => inspect::run(args, &cli.common),
+        Command::Convert(args) => convert::run(args, &cli.common, cancel),
     })
 }
 

@@ -26,6 +26,28 @@ pub(super) fn progress_bar(wanted: bool) -> ProgressBar {
     bar
 }
 
+/// A bar of bytes on standard error, if that is a terminal and `wanted`.
+pub(super) fn byte_bar(total: u64, wanted: bool) -> ProgressBar {
+    let bar = progress_bar(wanted);
+    bar.set_length(total);
+    let style = ProgressStyle::with_template(
+        "{bar:32} {bytes}/{total_bytes}  {bytes_per_sec}  ETA {eta}  {msg}",
+    );
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Bytes in the unit in which download pages give them.
+pub(super) fn bytes(n: u64) -> String {
+    match n as f64 {
+        b if b >= 1e9 => format!("{:.2} GB", b / 1e9),
+        b if b >= 1e6 => format!("{:.1} MB", b / 1e6),
+        b => format!("{:.1} kB", b / 1e3),
+    }
+}
+
 /// A duration for people: `12 ms`, `3.4 s`, `2 min 5 s`.
 pub(super) fn seconds(s: f64) -> String {
     match Duration::from_secs_f64(s.max(0.0)) {

@@ -11,7 +11,8 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::activation;
-use crate::checkpoint::{Adapter, CheckpointError, TensorView};
+use super::weight::{LowRankWeight, Weight};
+use crate::checkpoint::CheckpointError;
 
 /// Rows of W that one thread widens at a time: 64 rows x 3072 x 4 bytes = 768 KiB.
 const PANEL_ROWS: usize = 64;
@@ -23,7 +24,7 @@ const FEW: usize = 96;
 /// A weight `[n, k]` as stored, times `scale`.
 pub struct Rows<'a> {
     /// The stored numbers.
-    pub view: &'a TensorView,
+    pub weight: &'a Weight,
     /// Multiplies them.
     pub scale: f32,
     /// Rows (output features).
@@ -39,31 +40,30 @@ pub struct Rows<'a> {
 /// A low-rank term `hidden[m, rank] * up[n, rank]^T`.
 pub struct LowRank<'a> {
     hidden: Vec<f32>,
-    up: &'a TensorView,
+    up: &'a Weight,
     rank: usize,
 }
 
 impl<'a> LowRank<'a> {
-    /// The first half of an adapter on `x` `[m, in]`: `scale * x * down^T`.
+    /// The first half of an adapter on `x` `[m, k]`: `scale * x * down^T`.
     ///
     /// # Errors
     /// Where the adapter's stored type is not a float.
-    pub fn new(adapter: &'a Adapter, x: &[f32]) -> Result<Self, CheckpointError> {
-        let (rank, k) = (adapter.down.shape()[0], adapter.down.shape()[1]);
+    pub fn new(adapter: &'a LowRankWeight, x: &[f32], k: usize) -> Result<Self, CheckpointError> {
         let down = Rows {
-            view: &adapter.down,
+            weight: &adapter.down,
             scale: adapter.scale,
-            n: rank,
+            n: adapter.rank,
             k,
             bias: None,
             adapters: &[],
         };
-        let mut hidden = vec![0.0; x.len() / k.max(1) * rank];
+        let mut hidden = vec![0.0; x.len() / k.max(1) * adapter.rank];
         matmul_nt(x, &down, Epilogue::None, &mut hidden)?;
         Ok(Self {
             hidden,
             up: &adapter.up,
-            rank,
+            rank: adapter.rank,
         })
     }
 }
@@ -150,7 +150,7 @@ fn flat(x: &[f32], w: &Rows<'_>, epilogue: Epilogue, out: OutPtr) -> Result<(), 
 /// rather than once per 64 rows of W.
 fn tall(x: &[f32], w: &Rows<'_>, epilogue: Epilogue, out: OutPtr) -> Result<(), CheckpointError> {
     let threads = Parallelism::Rayon(rayon::current_num_threads());
-    let height = match w.view.as_f32() {
+    let height = match w.weight.as_f32() {
         Some(_) => w.n,
         None => (TALL_BYTES / 4 / w.k.max(1)).next_multiple_of(PANEL_ROWS),
     };
@@ -177,7 +177,7 @@ fn tall(x: &[f32], w: &Rows<'_>, epilogue: Epilogue, out: OutPtr) -> Result<(), 
 /// A summand of the output: `scale * x[m, k] * W[n, k]^T`, added to what is there or in its place.
 struct Term<'a> {
     x: &'a [f32],
-    view: &'a TensorView,
+    weight: &'a Weight,
     k: usize,
     scale: f32,
     adds: bool,
@@ -188,14 +188,14 @@ impl Rows<'_> {
     fn terms<'a>(&'a self, x: &'a [f32]) -> impl Iterator<Item = Term<'a>> {
         let own = Term {
             x,
-            view: self.view,
+            weight: self.weight,
             k: self.k,
             scale: self.scale,
             adds: self.bias.is_some(),
         };
         let adapters = self.adapters.iter().map(|adapter| Term {
             x: &adapter.hidden,
-            view: adapter.up,
+            weight: adapter.up,
             k: adapter.rank,
             scale: 1.0,
             adds: true,
@@ -212,11 +212,11 @@ impl Term<'_> {
         panel: &'p mut [f32],
     ) -> Result<&'p [f32], CheckpointError> {
         let at = rows.start * self.k..rows.end * self.k;
-        if let Some(whole) = self.view.as_f32() {
+        if let Some(whole) = self.weight.as_f32() {
             return Ok(&whole[at]);
         }
         let panel = &mut panel[..at.len()];
-        self.view.widen(at, panel)?;
+        self.weight.widen(rows.clone(), self.k, panel)?;
         Ok(panel)
     }
 
@@ -226,7 +226,7 @@ impl Term<'_> {
         rows: &Range<usize>,
         panel: &'p mut Vec<f32>,
     ) -> Result<&'p [f32], CheckpointError> {
-        if let Some(whole) = self.view.as_f32() {
+        if let Some(whole) = self.weight.as_f32() {
             return Ok(&whole[rows.start * self.k..rows.end * self.k]);
         }
         panel.resize(rows.len() * self.k, 0.0);
@@ -234,8 +234,9 @@ impl Term<'_> {
             .par_chunks_mut(PANEL_ROWS * self.k)
             .enumerate()
             .try_for_each(|(i, part)| {
-                let start = (rows.start + i * PANEL_ROWS) * self.k;
-                self.view.widen(start..start + part.len(), part)
+                let first = rows.start + i * PANEL_ROWS;
+                self.weight
+                    .widen(first..first + part.len() / self.k, self.k, part)
             })?;
         Ok(panel)
     }

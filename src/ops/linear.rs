@@ -8,23 +8,16 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use super::gemm::{self, Epilogue, LowRank, Rows};
 use super::operand;
-use crate::checkpoint::{Adapter, CheckpointError, Encoding, TensorView, Weights};
+use super::weight::{LowRankWeight, Weight};
+use crate::checkpoint::{CheckpointError, Weights};
 use crate::context::Cx;
-
-/// A weight as stored, with what is needed to use it.
-enum Weight {
-    /// F32, F16 or BF16.
-    Dense(TensorView),
-    /// FP8 times a scale.
-    Fp8 { codes: TensorView, scale: f32 },
-}
 
 /// A linear layer `[.., in] -> [.., out]` under its checkpoint name.
 pub struct Linear {
     name: String,
     weight: Weight,
     bias: Option<Vec<f32>>,
-    adapters: Vec<Adapter>,
+    adapters: Vec<LowRankWeight>,
     out_features: usize,
     in_features: usize,
 }
@@ -40,17 +33,7 @@ impl Linear {
         in_features: usize,
         bias: bool,
     ) -> Result<Self, CheckpointError> {
-        let view = layer.get("weight").ok_or_else(|| layer.missing("weight"))?;
-        // The encoding first: a packed format has another shape, and deserves the better message.
-        let encoding = Encoding::of(layer, &view)?;
-        let view = layer.view("weight", &[out_features, in_features])?;
-        let weight = match encoding {
-            Encoding::Dense => Weight::Dense(view),
-            Encoding::Fp8 { weight_scale, .. } => Weight::Fp8 {
-                codes: view,
-                scale: weight_scale,
-            },
-        };
+        let weight = Weight::load(layer, out_features, in_features)?;
         let bias = match bias {
             true => Some(layer.view("bias", &[out_features])?.to_f32()?),
             false => None,
@@ -59,7 +42,7 @@ impl Linear {
             name: layer.full(""),
             weight,
             bias,
-            adapters: layer.adapters().to_vec(),
+            adapters: layer.adapters().iter().map(LowRankWeight::new).collect(),
             out_features,
             in_features,
         })
@@ -128,20 +111,16 @@ impl CustomOp1 for Apply<'_> {
         let x = operand(storage, layout)?;
         let m = x.len() / linear.in_features;
         let mut out = vec![0.0; m * linear.out_features];
-        let (view, scale) = match &linear.weight {
-            Weight::Dense(view) => (view, 1.0),
-            Weight::Fp8 { codes, scale } => (codes, *scale),
-        };
         let named = |e| candle_core::Error::wrap(e).context(linear.name.clone());
         let adapters = linear
             .adapters
             .iter()
-            .map(|adapter| LowRank::new(adapter, x))
+            .map(|adapter| LowRank::new(adapter, x, linear.in_features))
             .collect::<Result<Vec<_>, _>>()
             .map_err(named)?;
         let rows = Rows {
-            view,
-            scale,
+            weight: &linear.weight,
+            scale: linear.weight.scale(),
             bias: linear.bias.as_deref(),
             adapters: &adapters,
             n: linear.out_features,
@@ -156,7 +135,7 @@ impl CustomOp1 for Apply<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use std::collections::BTreeMap;
     use std::path::Path;
@@ -169,7 +148,7 @@ mod tests {
     use crate::checkpoint::{Component, SafetensorsFile};
 
     /// A component from (name, dtype, shape, bytes).
-    fn weights(tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) -> Weights {
+    pub(crate) fn weights(tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) -> Weights {
         let plain: Vec<(&str, Plain<'_>)> = tensors
             .iter()
             .map(|(name, dtype, shape, bytes)| {

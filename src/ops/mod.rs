@@ -9,6 +9,7 @@ pub mod norm;
 pub(crate) mod product;
 pub mod rope;
 pub(crate) mod simd;
+pub(crate) mod weight;
 
 use candle_core::{CpuStorage, Layout};
 pub use linear::Linear;

@@ -8,9 +8,10 @@ use candle_nn::rotary_emb::rope_thd;
 
 use super::super::ModelError;
 use super::super::config::TextEncoderConfig;
-use crate::checkpoint::{Component, Encoding, TensorView, Weights};
+use crate::checkpoint::{Component, Weights};
 use crate::context::Cx;
 use crate::ops::attention::{Attention, Keys};
+use crate::ops::weight::Weight;
 use crate::ops::{Linear, activation, norm};
 
 /// The decoder stack without its head.
@@ -85,28 +86,20 @@ fn frequencies(theta: f64, dim: usize) -> impl Iterator<Item = f32> {
 }
 
 /// `model.embed_tokens`: rows are widened one by one where they are asked for, as at full size the table has 545
-/// million numbers.
+/// million numbers. Converters that go by "FP8 and two-dimensional" give it a scale like any linear layer.
 struct Embedding {
-    weight: TensorView,
+    weight: Weight,
     rows: usize,
     width: usize,
-    /// Of an FP8 table. Converters that go by "FP8 and two-dimensional" give it one like any linear layer.
-    scale: f32,
 }
 
 impl Embedding {
     fn load(weights: &Weights, config: &TextEncoderConfig) -> Result<Self, ModelError> {
         let (rows, width) = (config.vocab_size, config.hidden_size);
-        let weight = weights.view("weight", &[rows, width])?;
-        let scale = match Encoding::of(weights, &weight)? {
-            Encoding::Dense => 1.0,
-            Encoding::Fp8 { weight_scale, .. } => weight_scale,
-        };
         Ok(Self {
-            weight,
+            weight: Weight::load(weights, rows, width)?,
             rows,
             width,
-            scale,
         })
     }
 
@@ -124,8 +117,8 @@ impl Embedding {
                     ),
                 });
             }
-            self.weight.widen(id * width..(id + 1) * width, row)?;
-            row.iter_mut().for_each(|v| *v *= self.scale);
+            self.weight.widen(id..id + 1, width, row)?;
+            row.iter_mut().for_each(|v| *v *= self.weight.scale());
         }
         Ok(Tensor::from_vec(out, (1, ids.len(), width), &Device::Cpu)?)
     }

@@ -1,0 +1,142 @@
+//! The scales and the record beside one weight, under every spelling, checked.
+
+use std::collections::BTreeMap;
+
+use safetensors::Dtype;
+
+use super::error::ConvertError;
+use super::source::{Format, Layer};
+use crate::checkpoint::markers::Record;
+use crate::checkpoint::{Component, TensorView};
+use crate::numerics::nvfp4::BLOCK;
+use crate::numerics::swizzle;
+
+/// A weight among all tensors of its checkpoint.
+pub(super) struct Companions<'a> {
+    /// By stored name.
+    pub stored: &'a BTreeMap<&'a str, &'a TensorView>,
+    /// The weight's stored name without `.weight`.
+    pub layer: &'a str,
+    pub view: &'a TensorView,
+}
+
+impl Companions<'_> {
+    /// The layer with its format and scales.
+    ///
+    /// # Errors
+    /// A record that does not fit the weight, a scale that is missing or no positive number, two spellings of one scale.
+    pub fn layer(
+        &self,
+        component: Component,
+        canonical: &str,
+        record: Option<&Record>,
+    ) -> Result<Layer, ConvertError> {
+        let word = record.map(|r| r.format.as_str());
+        let format = match (self.view.dtype(), word) {
+            (dtype @ (Dtype::F32 | Dtype::F16 | Dtype::BF16), None) => Format::Dense(dtype),
+            (Dtype::F8_E4M3, None | Some("float8_e4m3fn")) => Format::E4m3,
+            (Dtype::F8_E5M2, None | Some("float8_e5m2")) => Format::E5m2,
+            (Dtype::U8, Some("nvfp4")) => Format::Nvfp4,
+            (dtype, Some(word)) => {
+                return Err(self.refuse(format!(
+                    "its record says `{word}` but its weight is {dtype:?}; `inspect` lists what is wrong with the file"
+                )));
+            }
+            (dtype, None) => {
+                return Err(self.refuse(format!(
+                    "its weight is {dtype:?} and nothing says how to read that"
+                )));
+            }
+        };
+        let nvfp4 = match format {
+            Format::Nvfp4 => Some(self.nvfp4()?),
+            _ => None,
+        };
+        let weight_scale = match format {
+            Format::Nvfp4 => None,
+            _ => self.number(&["weight_scale", "scale_weight"])?,
+        };
+        if let (Format::Dense(dtype), Some(_)) = (&format, weight_scale) {
+            return Err(self.refuse(format!(
+                "it has a weight scale but its weight is {dtype:?}; the file mixes two checkpoints"
+            )));
+        }
+        Ok(Layer {
+            component,
+            stored: self.layer.to_owned(),
+            canonical: canonical.to_owned(),
+            weight: self.view.clone(),
+            format,
+            weight_scale,
+            input_scale: self.number(&["input_scale", "scale_input"])?,
+            nvfp4,
+            full_precision: record.is_some_and(|r| r.full_precision_matrix_mult),
+        })
+    }
+
+    /// Block scales and the tensor's scale.
+    fn nvfp4(&self) -> Result<(TensorView, f32), ConvertError> {
+        let Some(scales) = self.find("weight_scale") else {
+            return Err(self.refuse("it is NVFP4 without `weight_scale`".to_owned()));
+        };
+        let (rows, packed) = (self.view.shape()[0], self.view.shape()[1]);
+        let expected = swizzle::padded(rows, packed * 2 / BLOCK);
+        if scales.shape() != expected || !matches!(scales.dtype(), Dtype::F8_E4M3 | Dtype::U8) {
+            return Err(self.refuse(format!(
+                "its block scales are {:?} {:?}, E4M3 {expected:?} was expected",
+                scales.dtype(),
+                scales.shape()
+            )));
+        }
+        match self.number(&["weight_scale_2"])? {
+            Some(scale_2) => Ok((scales.clone(), scale_2)),
+            None => Err(self.refuse("it is NVFP4 without `weight_scale_2`".to_owned())),
+        }
+    }
+
+    /// A scale of one number under any of its spellings.
+    fn number(&self, spellings: &[&str]) -> Result<Option<f32>, ConvertError> {
+        let found: Vec<&TensorView> = spellings.iter().filter_map(|s| self.find(s)).collect();
+        let view = match found.as_slice() {
+            [] => return Ok(None),
+            [view] => view,
+            [first, second, ..] => {
+                return Err(self.refuse(format!(
+                    "it has both `{}` and `{}`; the file mixes two checkpoints",
+                    first.name(),
+                    second.name()
+                )));
+            }
+        };
+        let values = match view.elements() {
+            1 => view.to_f32()?,
+            _ => Vec::new(),
+        };
+        match values.as_slice() {
+            [value] if value.is_finite() && *value > 0.0 => Ok(Some(*value)),
+            [value] => Err(self.refuse(format!(
+                "`{}` is {value}; get the file again from its source",
+                view.name()
+            ))),
+            _ => Err(self.refuse(format!(
+                "`{}` has shape {:?}, one number was expected",
+                view.name(),
+                view.shape()
+            ))),
+        }
+    }
+
+    fn find(&self, part: &str) -> Option<&TensorView> {
+        self.stored
+            .get(format!("{}.{part}", self.layer).as_str())
+            .copied()
+    }
+
+    fn refuse(&self, reason: String) -> ConvertError {
+        ConvertError::Layer {
+            path: self.view.file().path().to_owned(),
+            layer: self.layer.to_owned(),
+            reason,
+        }
+    }
+}
