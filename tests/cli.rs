@@ -113,6 +113,34 @@ fn a_picture_says_how_it_was_made() {
     assert!(text.starts_with("ein schönes 星 ☆\nSteps: 1"), "{text}");
 }
 
+/// The hash is what the A1111 web UI computes: of the tensors without the header, 12 digits.
+#[test]
+fn a_picture_names_its_adapters_with_their_hashes() {
+    let dir = TempDir::new().unwrap();
+    let models = tiny().parent().unwrap().to_owned();
+    let [base, lora] = [
+        "qwen-tiny-base-aio-fp8.safetensors",
+        "qwen-tiny-palette-lora.safetensors",
+    ]
+    .map(|name| models.join(name).display().to_string());
+    let renamed = dir.path().join("wow: \"so\", bold.safetensors");
+    fs::copy(&lora, &renamed).unwrap();
+    let renamed = format!("{}:0.5", renamed.display());
+    done(
+        &dir,
+        &[
+            "generate", PROMPT, "--steps", "1", "--model", &base, "--lora", &lora, "--lora",
+            &renamed,
+        ],
+    );
+    let (_, text) = picture(dir.path().join("out.png"));
+    let expected = concat!(
+        "Lora: qwen-tiny-palette-lora:1 wow: \"so\", bold:0.5, ",
+        r#"Lora hashes: "qwen-tiny-palette-lora: 0b06b906e502, wow: \"so\", bold: 0b06b906e502", Policy: "#,
+    );
+    assert!(text.contains(expected), "{text}");
+}
+
 #[test]
 fn json_is_one_document_and_nothing_else() {
     let dir = TempDir::new().unwrap();

@@ -1,5 +1,10 @@
-//! Adapters beside the weight against the same adapters merged into it, in every spelling.
+//! Adapters beside the weight against the same adapters merged into it, in every spelling, and against what PEFT,
+//! diffusers and ComfyUI make of their own files.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+#[path = "lora/reference.rs"]
+mod reference;
 
 use std::collections::HashMap;
 use std::fs;

@@ -171,6 +171,11 @@ impl SafetensorsFile {
         &self.bytes.get()[self.header.clone()]
     }
 
+    /// Everything after the header: the bytes of all tensors.
+    pub fn data(&self) -> &[u8] {
+        &self.bytes.get()[self.header.end..]
+    }
+
     /// Length of the whole file in bytes.
     pub fn len(&self) -> usize {
         self.bytes.get().len()

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::{CheckpointError, SafetensorsFile, TensorView, Weights};
 
@@ -52,12 +53,21 @@ pub struct Adapter {
     pub scale: f32,
 }
 
-/// An opened adapter file.
-pub struct Lora {
+/// Which adapter acts, and how strongly.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraLabel {
     /// The file's name without its ending.
     pub name: String,
     /// What the user multiplies it with.
     pub scale: f32,
+    /// SHA-256 of the file's tensors, without its header, in hex: what model sites list as `AutoV3`.
+    pub hash: String,
+}
+
+/// An opened adapter file.
+pub struct Lora {
+    /// What to call it.
+    pub label: LoraLabel,
     /// Terms by the layer's canonical name.
     pub(super) adapters: BTreeMap<String, Adapter>,
 }
@@ -125,11 +135,13 @@ impl Lora {
             })
             .collect::<Result<_, CheckpointError>>()?;
         let name = path.file_stem().unwrap_or(path.as_os_str());
-        Ok(Self {
+        let hash = Sha256::digest(file.data());
+        let label = LoraLabel {
             name: name.to_string_lossy().into_owned(),
             scale,
-            adapters,
-        })
+            hash: hash.iter().map(|b| format!("{b:02x}")).collect(),
+        };
+        Ok(Self { label, adapters })
     }
 }
 
@@ -190,7 +202,11 @@ fn general_alpha(path: &Path, file: &SafetensorsFile) -> Result<Option<f32>, Che
     };
     let json: Value =
         serde_json::from_str(text).map_err(|e| refuse(format!("is not JSON ({e})")))?;
-    let get = |name: &str| json.get(format!("transformer.{name}"));
+    // A pipeline's file names the component, a file that the transformer wrote alone does not.
+    let get = |name: &str| {
+        json.get(format!("transformer.{name}"))
+            .or_else(|| json.get(name))
+    };
     for (key, meaning) in [
         ("use_rslora", "another scale"),
         ("use_dora", "another kind of adapter"),

@@ -28,7 +28,7 @@ pub use encoding::Encoding;
 pub use error::CheckpointError;
 pub use file::{SafetensorsFile, TensorView};
 pub use layout::{Layout, NewTensor};
-pub use lora::{Adapter, Lora};
+pub use lora::{Adapter, Lora, LoraLabel};
 pub use names::Names;
 pub use open::Checkpoint;
 pub use reader::Reader;

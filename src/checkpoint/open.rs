@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use super::gather::{CONFIG_KEY, Opened, Strictness};
 use super::markers::Markers;
 use super::{
-    CheckpointError, Component, Configs, Lora, ModelSource, SafetensorsFile, TokenizerSource,
-    Weights,
+    CheckpointError, Component, Configs, Lora, LoraLabel, ModelSource, SafetensorsFile,
+    TokenizerSource, Weights,
 };
 
 /// The embedded model: an all-in-one FP8 file.
@@ -40,8 +40,8 @@ pub struct Checkpoint {
     pub tokenizer: TokenizerSource,
     /// Whether it is laid out as diffusers writes it, rather than as ComfyUI does.
     pub diffusers: bool,
-    /// Adapters beside the transformer, as `NAME:SCALE`.
-    pub loras: Vec<String>,
+    /// Adapters beside the transformer.
+    pub loras: Vec<LoraLabel>,
     files: Vec<Arc<SafetensorsFile>>,
 }
 
@@ -92,7 +92,7 @@ impl Checkpoint {
     pub fn adapt(&mut self, path: &Path, scale: f32) -> Result<(), CheckpointError> {
         let lora = Lora::open(path, scale, &self.transformer)?;
         self.transformer = self.transformer.adapted_by(&lora);
-        self.loras.push(format!("{}:{}", lora.name, lora.scale));
+        self.loras.push(lora.label);
         Ok(())
     }
 

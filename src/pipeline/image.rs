@@ -8,6 +8,7 @@ use png::text_metadata::{ITXtChunk, TEXtChunk};
 use super::PipelineError;
 use super::latents::write_atomically;
 use super::request::Settings;
+use crate::checkpoint::LoraLabel;
 
 /// A picture as bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,8 +78,8 @@ pub struct Provenance<'a> {
     pub model: &'a str,
     /// The checkpoint's fingerprint.
     pub fingerprint: &'a str,
-    /// Adapters beside the transformer, as `NAME:SCALE`.
-    pub loras: &'a [String],
+    /// Adapters beside the transformer.
+    pub loras: &'a [LoraLabel],
     /// Formats of the transformer's linear layers, as "336 float8_e4m3fn".
     pub policy: &'a str,
 }
@@ -91,10 +92,7 @@ pub fn parameters(made: &Provenance<'_>) -> String {
         false => format!("\nNegative prompt: {}", s.negative),
     };
     let shift = s.shift.map_or(String::new(), |a| format!("Shift: {a}, "));
-    let loras = match made.loras {
-        [] => String::new(),
-        loras => format!("Lora: {}, ", loras.join(" ")),
-    };
+    let loras = loras(made.loras);
     let schedule = match s.sigmas {
         Some(_) => "explicit",
         None => s.schedule.name(),
@@ -114,4 +112,22 @@ pub fn parameters(made: &Provenance<'_>) -> String {
         made.policy,
         env!("CARGO_PKG_VERSION"),
     )
+}
+
+/// The adapters with their scales, and their hashes as A1111 writes them: `Lora hashes: "name: hash, name: hash", `.
+fn loras(loras: &[LoraLabel]) -> String {
+    if loras.is_empty() {
+        return String::new();
+    }
+    let scaled: Vec<_> = loras
+        .iter()
+        .map(|l| format!("{}:{}", l.name, l.scale))
+        .collect();
+    let hashed: Vec<_> = loras
+        .iter()
+        .map(|l| format!("{}: {}", l.name, &l.hash[..l.hash.len().min(12)]))
+        .collect();
+    // Its reader takes a quoted value for JSON.
+    let hashes = serde_json::Value::from(hashed.join(", "));
+    format!("Lora: {}, Lora hashes: {hashes}, ", scaled.join(" "))
 }
