@@ -10,9 +10,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
-use super::weights::{
-    Recipe, copy_configs, encode, file_stem, representable, tokenizer_json, write,
-};
+use super::weights::{Recipe, copy_configs, encode, file_stem, tokenizer_json, write};
 
 /// A tensor of a file: name, type, shape, bytes.
 type Stored = (String, Dtype, Vec<usize>, Vec<u8>);
@@ -53,7 +51,7 @@ impl Pipeline {
         let mut out = Vec::new();
         for (name, shape) in &self.recipe.components[component] {
             let Some(stored) = rename(name) else { continue };
-            let values = representable(component, name, shape, self.recipe.seed);
+            let values = self.recipe.representable(component, name);
             out.extend(store(&stored, shape, &values, storage));
         }
         out

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use serde::Deserialize;
 use serde_json::Value;
 
 /// The formula's numbers of one tensor.
@@ -67,10 +68,21 @@ fn uniform(name: &str, seed: u64, count: usize) -> Vec<f32> {
         .collect()
 }
 
+/// The numbers of a component's tensor of a name and a shape, from a seed.
+type Formula = fn(&str, &str, &[usize], u64) -> Vec<f32>;
+
 /// Names and shapes of a fixture's tensors, by component, and the seed of their values.
 pub struct Recipe {
     pub seed: u64,
     pub components: BTreeMap<String, BTreeMap<String, Vec<usize>>>,
+    contrast: Contrast,
+}
+
+/// What makes the decoder's pixels spread around the middle: a power of two on its last kernel, and its biases.
+#[derive(Deserialize)]
+struct Contrast {
+    gain: f32,
+    bias: Vec<f32>,
 }
 
 impl Recipe {
@@ -95,17 +107,36 @@ impl Recipe {
         Self {
             seed: json["seed"].as_u64().unwrap(),
             components,
+            contrast: serde_json::from_value(json["contrast"].clone()).unwrap(),
         }
     }
 
     /// A tensor's numbers.
     pub fn values(&self, component: &str, name: &str) -> Vec<f32> {
-        weight(
-            component,
-            name,
-            &self.components[component][name],
-            self.seed,
-        )
+        self.contrasted(weight, component, name)
+    }
+
+    /// As [`Self::values`], coarse enough for any float format.
+    pub fn representable(&self, component: &str, name: &str) -> Vec<f32> {
+        self.contrasted(representable, component, name)
+    }
+
+    fn contrasted(&self, formula: Formula, component: &str, name: &str) -> Vec<f32> {
+        let values = || {
+            formula(
+                component,
+                name,
+                &self.components[component][name],
+                self.seed,
+            )
+        };
+        match (component, name) {
+            ("vae", "decoder.conv_out.weight") => {
+                values().iter().map(|v| v * self.contrast.gain).collect()
+            }
+            ("vae", "decoder.conv_out.bias") => self.contrast.bias.clone(),
+            _ => values(),
+        }
     }
 }
 
