@@ -52,7 +52,8 @@ fn scale(shape: &[usize]) -> f32 {
     }
 }
 
-fn uniform(name: &str, seed: u64, count: usize) -> Vec<f32> {
+/// `count` numbers of [-1, 1), told by a name and a seed.
+pub fn uniform(name: &str, seed: u64, count: usize) -> Vec<f32> {
     let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| {
         (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3)
     });
