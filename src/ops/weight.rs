@@ -187,21 +187,11 @@ mod tests {
                 y.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]
             })
             .collect();
-        let first = [
-            0.133_333_34,
-            -0.266_666_7,
-            0.266_666_7,
-            -0.4,
-            0.533_333_4,
-            -0.533_333_4,
-            0.800_000_07,
-            -0.800_000_07,
-        ];
-        assert_eq!(decoded[..8], first);
-        // Block 1: codes 0 9 2 b times 40 times 1.6 / 2688.
-        for (got, value) in decoded[16..20].iter().zip([0.0, -0.5, 1.0, -1.5]) {
-            assert!((got - value * 0.023_809_52).abs() < 1e-8, "{got}");
-        }
+        // What a code of 1 is worth in each block, from the same example.
+        let (block_0, block_1) = (f32::from_bits(0x3e88_8889), f32::from_bits(0x3cc3_0c31));
+        let values = [0.5, -1.0, 1.0, -1.5, 2.0, -2.0, 3.0, -3.0];
+        assert_eq!(decoded[..8], values.map(|v| v * block_0));
+        assert_eq!(decoded[16..20], [0.0, -0.5, 1.0, -1.5].map(|v| v * block_1));
         scales[1] = 0x7f;
         let nan = layer(record, scales);
         let error = Linear::load(&nan.pp("l"), 1, 32, false).err().unwrap();
