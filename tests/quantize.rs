@@ -7,7 +7,7 @@ use std::path::Path;
 
 use qwen_nvfp4::numerics::e4m3_source::{FourSix, Histogram, Split, Tables};
 use qwen_nvfp4::numerics::nvfp4::{self, BLOCK, BlockRule};
-use qwen_nvfp4::numerics::search::{self, Candidate, Format, Search};
+use qwen_nvfp4::numerics::search::{self, Candidate, Format, Method, Search};
 use qwen_nvfp4::numerics::{e2m1, e4m3, fp8, swizzle, widen};
 use safetensors::{Dtype, SafeTensors};
 
@@ -72,7 +72,7 @@ impl Fixture<'_> {
             .filter_map(|n| n.strip_suffix(".weight"))
             .collect();
         names.sort_unstable();
-        assert_eq!(names.len(), 16);
+        assert_eq!(names.len(), 17);
         names.into_iter().map(|name| self.weight(name)).collect()
     }
 
@@ -114,13 +114,18 @@ impl Fixture<'_> {
 impl Weight {
     /// The searches that there are for this weight: over its numbers, and over its histogram.
     fn searches(&self, format: Format) -> Vec<Vec<Candidate>> {
-        let mut search = Search::new(format, search::amax(&self.x));
+        let mut search = Search::new(format, Method::Mse, search::amax(&self.x));
         search.add(&self.x);
         let mut searches = vec![search.candidates().to_vec()];
         if let Some(bytes) = &self.e4m3 {
             let mut histogram = Histogram::new();
             histogram.add(bytes).unwrap();
-            searches.push(search::search_e4m3(format, &histogram, self.weight_scale));
+            searches.push(search::search_e4m3(
+                format,
+                Method::Mse,
+                &histogram,
+                self.weight_scale,
+            ));
         }
         searches
     }

@@ -36,16 +36,15 @@ pub fn encode(v: f32) -> u8 {
 /// A magnitude to the nearest E2M1 number, as [`encode`] rounds; NaN becomes 6.
 #[inline(always)]
 pub(crate) fn round(a: f32) -> f32 {
-    let a = if a < MAX { a } else { MAX };
-    // Numbers near these are 0.5, 1 and 2 apart, as E2M1's are in the three ranges; even codes are even multiples.
-    let magic = if a < 2.0 {
-        6_291_456.0
-    } else if a < 4.0 {
-        12_582_912.0
+    let a = a.min(MAX);
+    let bits = a.to_bits();
+    let normal = f32::from_bits((bits + 0x1f_ffff + ((bits >> 22) & 1)) & !0x3f_ffff);
+    let subnormal = (a + 4_194_304.0) - 4_194_304.0;
+    if bits < 1f32.to_bits() {
+        subnormal
     } else {
-        25_165_824.0
-    };
-    (a + magic) - magic
+        normal
+    }
 }
 
 /// Packs codes in pairs, the even column in the high nibble.
@@ -72,6 +71,8 @@ pub fn unpack(packed: &[u8], codes: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use proptest::prelude::*;
 

@@ -6,7 +6,7 @@
 
 use super::e4m3_source::{Histogram, Tables};
 use super::error::{ErrorStats, LANES, RUN, fold, fp8_limit};
-use super::nvfp4::{self, BLOCK, Top, block_max, block_scale};
+use super::nvfp4::{self, BLOCK, BlockRule, Top, block_max};
 use super::simd::multiversion;
 use super::{e2m1, e4m3, fp8};
 
@@ -19,6 +19,25 @@ pub enum Method {
     Mse,
     /// From the largest number alone, then 4 or 6 for each NVFP4 block. For FP8 the same as `Amax`.
     FourSix,
+}
+
+impl Method {
+    /// How NVFP4 block scales are chosen.
+    pub fn block_rule(self) -> BlockRule {
+        match self {
+            Self::Amax | Self::Mse => BlockRule::Six,
+            Self::FourSix => BlockRule::FourSix,
+        }
+    }
+
+    /// The ratios to try for a format, in this order.
+    pub fn ratios(self, format: Format) -> &'static [f32] {
+        match (self, format) {
+            (Self::Mse, Format::Nvfp4) => &NVFP4_RATIOS,
+            (Self::Mse, Format::Fp8) => &FP8_RATIOS,
+            (Self::Amax | Self::FourSix, _) => &[1.0],
+        }
+    }
 }
 
 /// The format that a tensor is quantized to.
@@ -55,20 +74,16 @@ impl Format {
         }
     }
 
-    /// What a search tries, no number seen yet. A zero tensor has nothing to search for.
-    fn candidates(self, amax: f32) -> Vec<Candidate> {
+    /// What is tried, no number seen yet. A zero tensor has nothing to search for.
+    fn candidates(self, method: Method, amax: f32) -> Vec<Candidate> {
         let base = self.scale_of(amax);
-        let ratios: &[f32] = match self {
-            _ if amax == 0.0 => &[1.0],
-            Self::Nvfp4 => &NVFP4_RATIOS,
-            Self::Fp8 => &FP8_RATIOS,
-        };
+        let method = if amax == 0.0 { Method::Amax } else { method };
         let candidate = |ratio: &f32| Candidate {
             ratio: *ratio,
             scale: base * ratio,
             noise: 0.0,
         };
-        ratios.iter().map(candidate).collect()
+        method.ratios(self).iter().map(candidate).collect()
     }
 }
 
@@ -99,11 +114,11 @@ pub struct Search {
 }
 
 impl Search {
-    /// A search for a tensor whose largest magnitude is `amax`, a finite number.
-    pub fn new(format: Format, amax: f32) -> Self {
+    /// A search for a tensor whose largest magnitude is `amax`, a finite number. Only [`Method::Mse`] has to see numbers.
+    pub fn new(format: Format, method: Method, amax: f32) -> Self {
         Self {
             format,
-            candidates: format.candidates(amax),
+            candidates: format.candidates(method, amax),
         }
     }
 
@@ -112,12 +127,15 @@ impl Search {
     /// # Panics
     /// If `rows` is not whole blocks.
     pub fn add(&mut self, rows: &[f32]) {
+        let mut decoded = [0.0; RUN * BLOCK];
         for part in rows.chunks(RUN * BLOCK) {
+            let decoded = &mut decoded[..part.len()];
             for candidate in &mut self.candidates {
-                candidate.noise += match self.format {
-                    Format::Nvfp4 => nvfp4_noise(part, candidate.scale),
-                    Format::Fp8 => fp8_noise(part, candidate.scale),
-                };
+                match self.format {
+                    Format::Nvfp4 => through_nvfp4(part, candidate.scale, decoded),
+                    Format::Fp8 => through_fp8(part, candidate.scale, decoded),
+                }
+                candidate.noise += squares(part, decoded);
             }
         }
     }
@@ -140,10 +158,14 @@ impl Search {
     }
 }
 
-/// The same search for an E4M3 weight `E4M3[byte] * weight_scale` that was counted.
-pub fn search_e4m3(format: Format, histogram: &Histogram, weight_scale: f32) -> Vec<Candidate> {
-    let amax = e4m3::E4M3_TO_F32[usize::from(histogram.largest())] * weight_scale;
-    let mut candidates = format.candidates(amax);
+/// The same for an E4M3 weight `E4M3[byte] * weight_scale` that was counted: every ratio with its error.
+pub fn search_e4m3(
+    format: Format,
+    method: Method,
+    histogram: &Histogram,
+    weight_scale: f32,
+) -> Vec<Candidate> {
+    let mut candidates = format.candidates(method, histogram.amax(weight_scale));
     for candidate in &mut candidates {
         let stats = match format {
             Format::Nvfp4 => Tables::new(candidate.scale, weight_scale).stats(histogram),
@@ -184,43 +206,53 @@ pub fn fp8_stats(histogram: &Histogram, weight_scale: f32, scale: f32) -> ErrorS
 }
 
 multiversion! {
-    /// The squared error of whole blocks under one `scale_2`.
-    fn nvfp4_noise(x: &[f32], scale_2: f32) -> f64 {
+    /// What at most [`RUN`] whole blocks decode to, as magnitudes, under one `scale_2`.
+    fn through_nvfp4(x: &[f32], scale_2: f32, decoded: &mut [f32]) {
         let (blocks, rest) = x.as_chunks::<BLOCK>();
         assert!(rest.is_empty(), "whole blocks of 16");
-        let mut lanes = [0.0; LANES];
-        for block in blocks {
-            let (_, total) = block_scale(block_max(block), Top::Six, scale_2);
-            for x in block.as_chunks::<LANES>().0 {
-                for (lane, x) in lanes.iter_mut().zip(x) {
-                    // A total of 0 makes quotients infinite or NaN: rounded to 6, decoded to 0.
-                    let decoded = e2m1::round(x.abs() / total) * total;
-                    let error = f64::from(x.abs()) - f64::from(decoded);
-                    *lane += error * error;
-                }
+        let mut totals = [0.0; RUN];
+        for (total, block) in totals.iter_mut().zip(blocks) {
+            *total = block_max(block);
+        }
+        for total in &mut totals {
+            *total = scale_2 * e4m3::round(*total / Top::Six.value() / scale_2);
+        }
+        let decoded = decoded.as_chunks_mut::<BLOCK>().0;
+        for ((decoded, block), total) in decoded.iter_mut().zip(blocks).zip(totals) {
+            for (decoded, x) in decoded.iter_mut().zip(block) {
+                // A total of 0 makes quotients infinite or NaN: rounded to 6, decoded to 0.
+                *decoded = e2m1::round(x.abs() / total) * total;
             }
         }
-        fold(lanes)
     }
 }
 
 multiversion! {
-    /// The squared error of numbers under one scale.
-    fn fp8_noise(x: &[f32], scale: f32) -> f64 {
+    /// What numbers decode to, as magnitudes, under one FP8 scale.
+    fn through_fp8(x: &[f32], scale: f32, decoded: &mut [f32]) {
         let reciprocal = 1.0 / scale;
+        for (decoded, x) in decoded.iter_mut().zip(x) {
+            *decoded = e4m3::round(x.abs() * reciprocal) * scale;
+        }
+    }
+}
+
+multiversion! {
+    /// The sum of squared differences between magnitudes and what they decode to.
+    fn squares(x: &[f32], decoded: &[f32]) -> f64 {
         let mut lanes = [0.0; LANES];
-        let mut add = |x: &[f32; LANES]| {
-            for (lane, x) in lanes.iter_mut().zip(x) {
-                let decoded = e4m3::round(x.abs() * reciprocal) * scale;
-                let error = f64::from(x.abs()) - f64::from(decoded);
-                *lane += error * error;
+        let (x, x_rest) = x.as_chunks::<LANES>();
+        let (decoded, decoded_rest) = decoded.as_chunks::<LANES>();
+        for (x, decoded) in x.iter().zip(decoded) {
+            for i in 0..LANES {
+                let error = f64::from(x[i].abs()) - f64::from(decoded[i]);
+                lanes[i] += error * error;
             }
-        };
-        let (chunks, rest) = x.as_chunks::<LANES>();
-        chunks.iter().for_each(&mut add);
-        let mut last = [0.0; LANES];
-        last[..rest.len()].copy_from_slice(rest);
-        add(&last);
+        }
+        for ((lane, x), decoded) in lanes.iter_mut().zip(x_rest).zip(decoded_rest) {
+            let error = f64::from(x.abs()) - f64::from(*decoded);
+            *lane += error * error;
+        }
         fold(lanes)
     }
 }
@@ -228,7 +260,6 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::numerics::nvfp4::BlockRule;
     use proptest::prelude::*;
 
     /// The error of one scale, through codes.
@@ -254,11 +285,14 @@ mod tests {
     #[test]
     fn a_zero_tensor_keeps_scale_one() {
         for format in [Format::Nvfp4, Format::Fp8] {
-            let mut search = Search::new(format, 0.0);
+            let mut search = Search::new(format, Method::Mse, 0.0);
             search.add(&[-0.0; 32]);
             let best = search.best();
             assert_eq!((best.ratio, best.scale, best.noise), (1.0, 1.0, 0.0));
-            assert_eq!(search_e4m3(format, &Histogram::new(), 1.0), [best]);
+            assert_eq!(
+                search_e4m3(format, Method::Mse, &Histogram::new(), 1.0),
+                [best]
+            );
         }
     }
 
@@ -279,7 +313,7 @@ mod tests {
         ) {
             let x = blocks.concat();
             for format in [Format::Nvfp4, Format::Fp8] {
-                let mut whole = Search::new(format, amax(&x));
+                let mut whole = Search::new(format, Method::Mse, amax(&x));
                 whole.add(&x);
                 for candidate in whole.candidates() {
                     prop_assert!(near(candidate.noise, noise(format, &x, candidate.scale)));
@@ -288,9 +322,9 @@ mod tests {
                 prop_assert_eq!(Some(&whole.best()), whole.candidates().iter().find(|c| c.noise == least));
 
                 let (left, right) = x.split_at(cut.min(blocks.len()) * BLOCK);
-                let mut parts = Search::new(format, amax(&x));
+                let mut parts = Search::new(format, Method::Mse, amax(&x));
                 parts.add(left);
-                let mut other = Search::new(format, amax(&x));
+                let mut other = Search::new(format, Method::Mse, amax(&x));
                 other.add(right);
                 parts.merge(&other);
                 for (a, b) in parts.candidates().iter().zip(whole.candidates()) {

@@ -2,8 +2,11 @@
 //!
 //! The choice depends on all 16 numbers of a block, so counts are kept apart by choice: then the errors are exact too.
 
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
 use super::histogram::Histogram;
-use super::tables::Tables;
+use super::lost::DoubleQuantization;
+use super::tables::{Tables, each_block};
 use super::{BLOCK, NAN, NanByte, block_max, number};
 use crate::numerics::error::ErrorStats;
 use crate::numerics::nvfp4::{self, Top};
@@ -14,7 +17,7 @@ pub struct FourSix {
     six: Tables,
     four: Tables,
     /// By largest and own magnitude byte: how much more squared error a number has when its block chooses 4.
-    differences: Vec<[f64; 128]>,
+    differences: Box<[[f64; 128]; 128]>,
 }
 
 /// Counts of a quantized weight, by what its blocks chose.
@@ -44,14 +47,12 @@ impl FourSix {
             f64::from(nvfp4::trial_error(x, four.total(max), Top::Four))
                 - f64::from(nvfp4::trial_error(x, six.total(max), Top::Six))
         };
-        let row = |max: u8| {
-            let mut row = [0.0; 128];
+        let mut differences = Box::new([[0.0; 128]; 128]);
+        for max in 0..NAN {
             for magnitude in 0..=max {
-                row[usize::from(magnitude)] = difference(max, magnitude);
+                differences[usize::from(max)][usize::from(magnitude)] = difference(max, magnitude);
             }
-            row
-        };
-        let differences = (0..=NAN).map(row).collect();
+        }
         Self {
             six,
             four,
@@ -74,23 +75,55 @@ impl FourSix {
         seen: &mut Split,
     ) -> Result<(), NanByte> {
         nvfp4::check(bytes.len(), codes, scales);
-        let packed = codes.as_chunks_mut::<{ BLOCK / 2 }>().0;
-        let blocks = bytes.as_chunks::<BLOCK>().0.iter();
-        for (at, ((block, packed), scale)) in blocks.zip(packed).zip(scales).enumerate() {
-            let max = block_max(block);
-            if max == NAN {
-                return Err(NanByte::in_block(block).after(at * BLOCK));
-            }
-            let row = &self.differences[usize::from(max)];
-            if nvfp4::four_wins(&block.map(|byte| row[usize::from(byte & 0x7f)])) {
-                *scale = self.four.encode(block, max, packed);
-                seen.four.add_block(block, max);
-            } else {
-                *scale = self.six.encode(block, max, packed);
-                seen.six.add_block(block, max);
-            }
+        #[cfg(target_arch = "x86_64")]
+        if avx2::available() {
+            // SAFETY: the feature was just found on this machine.
+            return unsafe { self.quantize_avx2(bytes, codes, scales, seen) };
         }
-        Ok(())
+        self.quantize_portable(bytes, codes, scales, seen)
+    }
+
+    pub(super) fn quantize_portable(
+        &self,
+        bytes: &[u8],
+        codes: &mut [u8],
+        scales: &mut [u8],
+        seen: &mut Split,
+    ) -> Result<(), NanByte> {
+        each_block(bytes, codes, scales, |block, packed| {
+            let max = block_max(block);
+            self.choose(block, max, seen).encode(block, max, packed)
+        })
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn quantize_avx2(
+        &self,
+        bytes: &[u8],
+        codes: &mut [u8],
+        scales: &mut [u8],
+        seen: &mut Split,
+    ) -> Result<(), NanByte> {
+        each_block(bytes, codes, scales, |block, packed| {
+            let max = avx2::block_max(block);
+            let table = self.choose(block, max, seen).block(max);
+            avx2::encode(table, block, packed);
+            table.scale
+        })
+    }
+
+    /// The tables for a block whose largest magnitude byte is `max`; counts the block.
+    #[inline(always)]
+    fn choose(&self, block: &[u8; BLOCK], max: u8, seen: &mut Split) -> &Tables {
+        let row = &self.differences[usize::from(max & 0x7f)];
+        let (tables, histogram) =
+            match nvfp4::four_wins(&block.map(|byte| row[usize::from(byte & 0x7f)])) {
+                true => (&self.four, &mut seen.four),
+                false => (&self.six, &mut seen.six),
+            };
+        histogram.add_block(block, max);
+        tables
     }
 
     /// The exact error over all numbers that were quantized.
@@ -98,5 +131,12 @@ impl FourSix {
         let mut stats = self.six.stats(&seen.six);
         stats.merge(&self.four.stats(&seen.four));
         stats
+    }
+
+    /// [`DoubleQuantization::model`] over all numbers that were quantized.
+    pub fn double_quantization(&self, seen: &Split) -> DoubleQuantization {
+        let mut sums = DoubleQuantization::model(&seen.six, &self.six);
+        sums.merge(&DoubleQuantization::model(&seen.four, &self.four));
+        sums
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! The trick: neighbours go to four tables in turn, so that runs of equal numbers do not wait for their own counter.
 
-use super::{BLOCK, NAN, NanByte, block_max};
+use super::{BLOCK, NAN, NanByte, block_max, number};
 
 const PAIRS: usize = 128 * 128;
 /// Bytes after which the small counters are emptied: none of them can have overflowed.
@@ -108,6 +108,11 @@ impl Histogram {
     /// The largest magnitude byte, 0 if there is none.
     pub fn largest(&self) -> u8 {
         self.pairs().last().map_or(0, |(max, _, _)| max)
+    }
+
+    /// The largest magnitude of a weight with this scale.
+    pub fn amax(&self, weight_scale: f32) -> f32 {
+        number(self.largest(), weight_scale)
     }
 }
 

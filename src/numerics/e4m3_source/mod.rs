@@ -6,6 +6,8 @@
 //!
 //! [`Histogram`] counts the pairs, from which follow the exact error of every scale without a look at the weight.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod four_six;
 mod histogram;
 mod lost;

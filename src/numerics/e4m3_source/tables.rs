@@ -3,22 +3,24 @@
 //! The trick: under a given block maximum the code rises with the magnitude byte. So seven bounds say everything, and
 //! a number's code is how many of them it exceeds: for 16 bytes seven comparisons and seven subtractions.
 
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
 use super::histogram::Histogram;
 use super::{BLOCK, NAN, NanByte, block_max, number};
 use crate::numerics::e2m1;
 use crate::numerics::error::{ErrorStats, nvfp4_limit};
 use crate::numerics::nvfp4::{self, Top};
-use crate::numerics::simd::multiversion;
 
-/// What the reference does to a block, by its largest magnitude byte.
+/// What the reference does to a block, by its largest magnitude byte. Bytes are repeated for vector loads.
 #[derive(Clone, Copy)]
-struct Block {
+#[repr(align(16))]
+pub(super) struct Block {
     /// The largest magnitude byte whose code is below 1, 2, .. 7.
-    bounds: [u8; 7],
+    pub(super) bounds: [[u8; BLOCK]; 7],
     /// 0x80, or 0 where the block rounds to nothing and its numbers lose their signs.
-    sign: u8,
-    /// The stored block scale.
-    scale: u8,
+    pub(super) sign: [u8; BLOCK],
+    /// The stored block scale; NaN for the maximum of NaN only.
+    pub(super) scale: u8,
     /// Block scale times `scale_2`.
     total: f32,
 }
@@ -27,7 +29,7 @@ struct Block {
 #[derive(Clone)]
 pub struct Tables {
     /// By largest magnitude byte; that of NaN is never used.
-    blocks: Vec<Block>,
+    blocks: Box<[Block; 128]>,
     weight_scale: f32,
 }
 
@@ -40,25 +42,25 @@ impl Tables {
     }
 
     pub(super) fn with_top(scale_2: f32, weight_scale: f32, top: Top) -> Self {
-        let block = |max: u8| {
+        let block = |max: usize| {
+            let max = max as u8;
             let (scale, total) = nvfp4::block_scale(number(max, weight_scale), top, scale_2);
-            let mut bounds = [0; 7];
+            let mut bounds = [[0; BLOCK]; 7];
             for magnitude in 0..=max {
                 let code = nvfp4::code(number(magnitude, weight_scale), total, top);
                 for bound in &mut bounds[usize::from(code & 7)..] {
-                    *bound = magnitude;
+                    *bound = [magnitude; BLOCK];
                 }
             }
-            let sign = if total == 0.0 { 0 } else { 0x80 };
             Block {
                 bounds,
-                sign,
-                scale,
+                sign: [if total == 0.0 { 0 } else { 0x80 }; BLOCK],
+                scale: if max == NAN { NAN } else { scale },
                 total,
             }
         };
         Self {
-            blocks: (0..=NAN).map(block).collect(),
+            blocks: Box::new(std::array::from_fn(block)),
             weight_scale,
         }
     }
@@ -79,20 +81,54 @@ impl Tables {
         scales: &mut [u8],
     ) -> Result<(), NanByte> {
         nvfp4::check(bytes.len(), codes, scales);
-        match quantize(&self.blocks, bytes, codes, scales) {
-            None => Ok(()),
-            Some(block) => {
-                let at = block * BLOCK;
-                let block: &[u8; BLOCK] = &bytes.as_chunks().0[block];
-                Err(NanByte::in_block(block).after(at))
-            }
+        #[cfg(target_arch = "x86_64")]
+        if avx2::available() {
+            // SAFETY: the feature was just found on this machine.
+            return unsafe { self.quantize_avx2(bytes, codes, scales) };
         }
+        self.quantize_portable(bytes, codes, scales)
     }
 
-    /// One block whose largest magnitude byte is `max`, not NaN: its scale, and its codes.
+    pub(super) fn quantize_portable(
+        &self,
+        bytes: &[u8],
+        codes: &mut [u8],
+        scales: &mut [u8],
+    ) -> Result<(), NanByte> {
+        each_block(bytes, codes, scales, |block, packed| {
+            self.encode(block, block_max(block), packed)
+        })
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn quantize_avx2(
+        &self,
+        bytes: &[u8],
+        codes: &mut [u8],
+        scales: &mut [u8],
+    ) -> Result<(), NanByte> {
+        each_block(bytes, codes, scales, |block, packed| {
+            let table = self.block(avx2::block_max(block));
+            avx2::encode(table, block, packed);
+            table.scale
+        })
+    }
+
+    /// The table of blocks whose largest magnitude byte is `max`.
+    #[inline(always)]
+    pub(super) fn block(&self, max: u8) -> &Block {
+        &self.blocks[usize::from(max & 0x7f)]
+    }
+
+    /// The codes of a block whose largest magnitude byte is `max`; its scale.
     #[inline(always)]
     pub(super) fn encode(&self, block: &[u8; BLOCK], max: u8, packed: &mut [u8; BLOCK / 2]) -> u8 {
-        encode(&self.blocks[usize::from(max)], block, packed)
+        let table = self.block(max);
+        for (byte, [even, odd]) in packed.iter_mut().zip(block.as_chunks::<2>().0) {
+            *byte = (table.code(*even) << 4) | table.code(*odd);
+        }
+        table.scale
     }
 
     /// The exact error over all numbers that were counted.
@@ -108,14 +144,13 @@ impl Tables {
 
     /// What a code of 1 is worth in a block whose largest magnitude byte is `max`.
     pub(super) fn total(&self, max: u8) -> f32 {
-        self.blocks[usize::from(max)].total
+        self.block(max).total
     }
 
     /// What a magnitude byte becomes in a block whose largest one is `max`.
     pub(super) fn decoded(&self, max: u8, magnitude: u8) -> f32 {
-        let block = &self.blocks[usize::from(max)];
-        let code = block.bounds.iter().filter(|b| magnitude > **b).count();
-        e2m1::VALUES[code] * block.total
+        let block = self.block(max);
+        e2m1::VALUES[usize::from(block.code(magnitude))] * block.total
     }
 
     pub(super) fn weight_scale(&self) -> f32 {
@@ -123,35 +158,30 @@ impl Tables {
     }
 }
 
-multiversion! {
-    /// Stops at the first block with a NaN and tells which one that is.
-    fn quantize(blocks: &[Block], bytes: &[u8], codes: &mut [u8], scales: &mut [u8]) -> Option<usize> {
-        let packed = codes.as_chunks_mut::<{ BLOCK / 2 }>().0;
-        let rows = bytes.as_chunks::<BLOCK>().0.iter().zip(packed).zip(scales);
-        for (at, ((block, packed), scale)) in rows.enumerate() {
-            let max = block_max(block);
-            if max == NAN {
-                return Some(at);
-            }
-            *scale = encode(&blocks[usize::from(max)], block, packed);
-        }
-        None
+impl Block {
+    /// The code of a byte: how many bounds it exceeds, and its sign.
+    #[inline(always)]
+    fn code(&self, byte: u8) -> u8 {
+        let exceeds = |bound: &[u8; BLOCK]| u8::from(byte & 0x7f > bound[0]);
+        ((byte & self.sign[0]) >> 4) + self.bounds.iter().map(exceeds).sum::<u8>()
     }
 }
 
+/// Gives each block and the room for its codes to `encode`, which tells the block's scale, until a block has a NaN.
 #[inline(always)]
-fn encode(table: &Block, block: &[u8; BLOCK], packed: &mut [u8; BLOCK / 2]) -> u8 {
-    let mut codes = [0u8; BLOCK];
-    for (code, byte) in codes.iter_mut().zip(block) {
-        *code = (byte & table.sign) >> 4;
-    }
-    for bound in table.bounds {
-        for (code, byte) in codes.iter_mut().zip(block) {
-            *code += u8::from(byte & 0x7f > bound);
+pub(super) fn each_block(
+    bytes: &[u8],
+    codes: &mut [u8],
+    scales: &mut [u8],
+    mut encode: impl FnMut(&[u8; BLOCK], &mut [u8; BLOCK / 2]) -> u8,
+) -> Result<(), NanByte> {
+    let packed = codes.as_chunks_mut::<{ BLOCK / 2 }>().0;
+    let blocks = bytes.as_chunks::<BLOCK>().0.iter();
+    for (at, ((block, packed), scale)) in blocks.zip(packed).zip(scales).enumerate() {
+        *scale = encode(block, packed);
+        if *scale == NAN {
+            return Err(NanByte::in_block(block).after(at * BLOCK));
         }
     }
-    for (byte, [even, odd]) in packed.iter_mut().zip(codes.as_chunks::<2>().0) {
-        *byte = (even << 4) | odd;
-    }
-    table.scale
+    Ok(())
 }

@@ -1,9 +1,10 @@
 //! The fast path equals the F32 path on every pair of bytes, and the histogram equals a look at every number.
+#![allow(clippy::unwrap_used)]
 
 use super::*;
 use crate::numerics::error::ErrorStats;
 use crate::numerics::nvfp4::{self, BlockRule, reference};
-use crate::numerics::search::{Format, search_e4m3};
+use crate::numerics::search::{Format, Method, Search, amax, search_e4m3};
 use proptest::prelude::*;
 
 type Quantized = (Vec<u8>, Vec<u8>);
@@ -19,19 +20,37 @@ fn plain(bytes: &[u8], scales: (f32, f32), rule: BlockRule) -> Quantized {
     (codes, block_scales)
 }
 
+/// By the path that this machine takes, which the portable one must equal.
 fn fast(bytes: &[u8], scales: (f32, f32)) -> Result<Quantized, NanByte> {
-    let (mut codes, mut block_scales) = (vec![0; bytes.len() / 2], vec![0; bytes.len() / BLOCK]);
-    Tables::new(scales.0, scales.1).quantize(bytes, &mut codes, &mut block_scales)?;
-    Ok((codes, block_scales))
+    let tables = Tables::new(scales.0, scales.1);
+    let run = |portable: bool| {
+        let (mut codes, mut block_scales) =
+            (vec![0; bytes.len() / 2], vec![0; bytes.len() / BLOCK]);
+        match portable {
+            true => tables.quantize_portable(bytes, &mut codes, &mut block_scales)?,
+            false => tables.quantize(bytes, &mut codes, &mut block_scales)?,
+        }
+        Ok((codes, block_scales))
+    };
+    assert_eq!(run(true), run(false));
+    run(false)
 }
 
 fn fast_four_six(bytes: &[u8], scales: (f32, f32)) -> (Quantized, ErrorStats) {
-    let (mut codes, mut block_scales) = (vec![0; bytes.len() / 2], vec![0; bytes.len() / BLOCK]);
-    let (tables, mut seen) = (FourSix::new(scales.0, scales.1), Split::default());
-    tables
-        .quantize(bytes, &mut codes, &mut block_scales, &mut seen)
+    let tables = FourSix::new(scales.0, scales.1);
+    let run = |portable: bool| {
+        let (mut codes, mut block_scales) =
+            (vec![0; bytes.len() / 2], vec![0; bytes.len() / BLOCK]);
+        let mut seen = Split::default();
+        match portable {
+            true => tables.quantize_portable(bytes, &mut codes, &mut block_scales, &mut seen),
+            false => tables.quantize(bytes, &mut codes, &mut block_scales, &mut seen),
+        }
         .unwrap();
-    ((codes, block_scales), tables.stats(&seen))
+        ((codes, block_scales), tables.stats(&seen))
+    };
+    assert_eq!(run(true), run(false));
+    run(false)
 }
 
 fn close(a: &ErrorStats, b: &ErrorStats) -> bool {
@@ -140,6 +159,14 @@ fn double_quantization_meets_a_simulation() {
     );
     assert!((model.through_fp8 / simulated.through_fp8 - 1.0).abs() < 1e-4);
     assert!(model.added_db() > 0.0);
+    // Whatever the blocks chose, the two ways together are as loud as the pairs say.
+    let (four_six, mut seen) = (FourSix::new(scale_2, weight_scale), Split::default());
+    let (mut codes, mut scales) = (vec![0; 32], vec![0; 4]);
+    four_six
+        .quantize(&bytes, &mut codes, &mut scales, &mut seen)
+        .unwrap();
+    let chosen = four_six.double_quantization(&seen);
+    assert!(chosen.direct > 0.0 && chosen.direct < 2.0 * model.direct);
     assert_eq!(DoubleQuantization::default().added_db(), 0.0);
 }
 
@@ -195,9 +222,9 @@ proptest! {
         histogram.add(&bytes).unwrap();
         let x = numbers(&bytes, 0.7);
         for format in [Format::Nvfp4, Format::Fp8] {
-            let mut search = crate::numerics::search::Search::new(format, crate::numerics::search::amax(&x));
+            let mut search = Search::new(format, Method::Mse, amax(&x));
             search.add(&x);
-            let found = search_e4m3(format, &histogram, 0.7);
+            let found = search_e4m3(format, Method::Mse, &histogram, 0.7);
             prop_assert_eq!(found.len(), search.candidates().len());
             for (a, b) in found.iter().zip(search.candidates()) {
                 prop_assert_eq!((a.ratio, a.scale), (b.ratio, b.scale));
