@@ -12,7 +12,7 @@ use super::report::LayerReport;
 use crate::checkpoint::TensorView;
 use crate::numerics::e4m3_source::{DoubleQuantization, FourSix, Histogram, Split, Tables};
 use crate::numerics::error::ErrorStats;
-use crate::numerics::nvfp4::{self, BLOCK, BlockRule};
+use crate::numerics::nvfp4::{self, BLOCK};
 use crate::numerics::search::{self, Candidate, Format, Method, Search};
 use crate::numerics::widen::{self, widen};
 use crate::numerics::{fp8, swizzle};
@@ -158,10 +158,7 @@ impl<'a> Quantizer<'a> {
         scales: &mut [u8],
     ) -> Result<(Candidate, LayerReport), ConvertError> {
         let best = self.choose(Format::Nvfp4)?;
-        let rule = match self.method() {
-            Method::FourSix => BlockRule::FourSix,
-            Method::Amax | Method::Mse => BlockRule::Six,
-        };
+        let rule = self.method().block_rule();
         let parts = scales
             .par_chunks_mut(self.tall * self.k / BLOCK)
             .enumerate()
@@ -216,34 +213,28 @@ impl<'a> Quantizer<'a> {
             Err(self.not_finite(chunk, at.unwrap_or_default()))
         })?;
         let amax = largest.into_iter().fold(0.0, f32::max);
-        if self.method() != Method::Mse {
-            return Ok(Candidate {
-                ratio: 1.0,
-                scale: format.scale_of(amax),
-                noise: 0.0,
-            });
+        let mut whole = Search::new(format, self.method(), amax);
+        if self.method() == Method::Mse {
+            let parts = self.each(|chunk, b| {
+                self.numbers(chunk, b)?;
+                let mut part = Search::new(format, self.method(), amax);
+                part.add(&b.numbers);
+                Ok(part)
+            })?;
+            parts.iter().for_each(|part| whole.merge(part));
         }
-        let parts = self.each(|chunk, b| {
-            self.numbers(chunk, b)?;
-            let mut part = Search::new(format, amax);
-            part.add(&b.numbers);
-            Ok(part)
-        })?;
-        let mut whole = Search::new(format, amax);
-        parts.iter().for_each(|part| whole.merge(part));
         Ok(whole.best())
     }
 
     /// The same for a weight that was counted.
     fn choose_e4m3(&self, format: Format, histogram: &Histogram) -> Candidate {
-        let candidates = search::search_e4m3(format, histogram, self.weight_scale);
-        match self.method() {
-            Method::Mse => search::best(&candidates),
-            Method::Amax | Method::FourSix => {
-                let plain = candidates.into_iter().find(|c| c.ratio == 1.0);
-                plain.unwrap_or_else(|| search::best(&[]))
-            }
-        }
+        let method = self.method();
+        search::best(&search::search_e4m3(
+            format,
+            method,
+            histogram,
+            self.weight_scale,
+        ))
     }
 
     fn count(&self) -> Result<Histogram, ConvertError> {
