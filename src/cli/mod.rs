@@ -77,12 +77,25 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 Failure::Faults(1) => (FAULTY, "1 fault".to_owned()),
                 Failure::Faults(n) => (FAULTY, format!("{n} faults")),
                 Failure::Interrupted => (INTERRUPTED, "interrupted".to_owned()),
-                Failure::Work(e) => (FAILED, format!("{e:#}")),
+                Failure::Work(e) => (FAILED, chain(&e)),
             };
             let _ = writeln!(std::io::stderr(), "error: {message}");
             ExitCode::from(code)
         }
     }
+}
+
+/// An error and its causes, less those that the message before already quotes.
+fn chain(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !message.contains(&cause) {
+            let colon = if message.is_empty() { "" } else { ": " };
+            message.push_str(colon);
+            message.push_str(&cause);
+        }
+    }
+    message
 }
 
 fn dispatch(cli: &Cli) -> Result<(), Failure> {
