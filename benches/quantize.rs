@@ -1,6 +1,31 @@
 //! The number formats, fast and plain, on one core: bytes of source per second.
 //!
 //!     cargo bench --bench quantize [-- FILTER]
+//!
+//! One core of an AMD EPYC (Zen 4, AVX2 code), GiB/s. The machine is shared: these are from its quieter minutes, and at
+//! full load everything is 0.6 times that.
+//!
+//! | | fast | plain |
+//! |---|---|---|
+//! | E4M3 to NVFP4, bytes of E4M3 | 5.0 | 0.15 (through F32) |
+//! | E4M3 to NVFP4, four-six, counted too | 0.74 | |
+//! | histogram of E4M3 | 2.2 | 1.1 |
+//! | search over seven ratios, histogram included | 1.7 | |
+//! | F32 to NVFP4, bytes of F32 | 2.9 | 0.58 |
+//! | F32 to NVFP4, four-six | 0.81 | 0.30 |
+//! | F32 to FP8 | 14 | 2.4 |
+//! | F32 search over seven ratios, NVFP4 | 0.65 | |
+//! | F32 search over five ratios, FP8 | 1.4 | |
+//! | NVFP4 to F32, bytes of F32 | 20 | 3.4 |
+//! | block scales into tiles | 1.2 | 0.46 |
+//!
+//! Learned:
+//! * Left to the compiler, seven comparisons of 16 bytes and the packing ran at 1.0 in place of 5.0: it finds neither the
+//!   horizontal minimum nor the multiply-add that packs nibbles. That loop alone is written in intrinsics.
+//! * Four tables in turn make the histogram twice as fast: a counter that was just written is not read back at once.
+//! * The F32 search was 5 times slower while one loop rounded and summed: F64 sums in it kept the F32 part from
+//!   becoming vectors. Two loops over 16 KiB, one for each type, do not disturb each other.
+//! * Rounding by bits beats rounding by a magic number that depends on the range: the range needs two choices per number.
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
