@@ -17,7 +17,7 @@ use serde::de::{Error, MapAccess, Visitor};
 const PREFIX: usize = 8;
 
 /// Longest header that is read, as in the reference implementation: JSON bombs end here.
-const MAX_HEADER: usize = 100_000_000;
+pub(super) const MAX_HEADER: usize = 100_000_000;
 
 /// Type, shape and place of one tensor.
 pub(super) struct Entry {

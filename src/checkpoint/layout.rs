@@ -9,6 +9,12 @@ use std::fmt::Write;
 use safetensors::Dtype;
 
 use super::WriteError;
+use super::header::MAX_HEADER;
+
+/// What the format calls the strings that are no tensors.
+const METADATA: &str = "__metadata__";
+/// Longest file that system calls can address, less room for the header.
+const LARGEST: u64 = i64::MAX as u64 - (1 << 32);
 
 /// A tensor to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +46,10 @@ impl Layout {
         tensors: Vec<NewTensor>,
         metadata: &BTreeMap<String, String>,
     ) -> Result<Self, WriteError> {
+        let refuse = |tensor: &str, reason: String| WriteError::Layout {
+            tensor: tensor.to_owned(),
+            reason,
+        };
         let mut order: Vec<usize> = (0..tensors.len()).collect();
         order.sort_by(|a, b| {
             let (a, b) = (&tensors[*a], &tensors[*b]);
@@ -47,22 +57,27 @@ impl Layout {
         });
         let mut json = String::from("{");
         if !metadata.is_empty() {
-            let _ = write!(json, "\"__metadata__\":{}", text(metadata));
+            let _ = write!(json, "\"{METADATA}\":{}", text(metadata));
         }
         let mut offsets = vec![(0, 0); tensors.len()];
         let mut end = 0u64;
         for index in order {
             let tensor = &tensors[index];
-            let size = bytes(tensor).ok_or_else(|| WriteError::Layout {
-                tensor: tensor.name.clone(),
-                reason: format!(
-                    "shape {:?} of {:?} has no size in whole bytes",
-                    tensor.shape, tensor.dtype
-                ),
+            if tensor.name == METADATA {
+                return Err(refuse(
+                    &tensor.name,
+                    "the format has taken the name".to_owned(),
+                ));
+            }
+            let size = bytes(tensor).ok_or_else(|| {
+                let (shape, dtype) = (&tensor.shape, tensor.dtype);
+                let reason = format!("shape {shape:?} of {dtype:?} has no size in whole bytes");
+                refuse(&tensor.name, reason)
             })?;
-            let stop = end.checked_add(size).ok_or_else(|| WriteError::Layout {
-                tensor: tensor.name.clone(),
-                reason: "the file would be larger than can be addressed".to_owned(),
+            let stop = end.checked_add(size).filter(|stop| *stop < LARGEST);
+            let stop = stop.ok_or_else(|| {
+                let reason = "the file would be larger than can be addressed".to_owned();
+                refuse(&tensor.name, reason)
             })?;
             let comma = if json.len() > 1 { "," } else { "" };
             let _ = write!(
@@ -77,6 +92,11 @@ impl Layout {
         }
         json.push('}');
         let padded = json.len().next_multiple_of(8);
+        if padded > MAX_HEADER {
+            let reason =
+                format!("the header would be {padded} bytes long, {MAX_HEADER} can be read");
+            return Err(refuse("the last", reason));
+        }
         let mut header = (padded as u64).to_le_bytes().to_vec();
         header.extend(json.as_bytes());
         header.resize(8 + padded, b' ');
@@ -85,10 +105,7 @@ impl Layout {
         let mut sorted: Vec<&String> = names.iter().collect();
         sorted.sort_unstable();
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(WriteError::Layout {
-                tensor: pair[0].clone(),
-                reason: "two tensors have this name".to_owned(),
-            });
+            return Err(refuse(pair[0], "two tensors have this name".to_owned()));
         }
         names.shrink_to_fit();
         Ok(Self {
@@ -143,66 +160,5 @@ fn bytes(tensor: &NewTensor) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::collections::HashMap;
-
-    use proptest::prelude::*;
-    use safetensors::tensor::TensorView;
-
-    use super::*;
-
-    const DTYPES: [Dtype; 8] = [
-        Dtype::U8,
-        Dtype::F8_E4M3,
-        Dtype::F8_E5M2,
-        Dtype::F16,
-        Dtype::BF16,
-        Dtype::F32,
-        Dtype::I64,
-        Dtype::BOOL,
-    ];
-
-    proptest! {
-        /// Byte for byte what the safetensors crate writes.
-        #[test]
-        fn headers_are_the_reference_implementations(
-            set in prop::collection::btree_map("[a-z0-9_.\"\\\\é]{1,12}", (0usize..8, prop::collection::vec(0usize..4, 0..3)), 0..20),
-            note in prop::option::of("[ -~é\n]{0,20}"),
-        ) {
-            let metadata: BTreeMap<String, String> = note.into_iter().map(|n| ("note".to_owned(), n)).collect();
-            let tensors: Vec<NewTensor> = set.iter().map(|(name, (dtype, shape))| NewTensor {
-                name: name.clone(),
-                dtype: DTYPES[*dtype],
-                shape: shape.clone(),
-            }).collect();
-            let layout = Layout::of(tensors.clone(), &metadata).unwrap();
-            let zeros = vec![0u8; 4096];
-            let views: Vec<(String, TensorView)> = tensors.iter().map(|t| {
-                let n = bytes(t).unwrap() as usize;
-                (t.name.clone(), TensorView::new(t.dtype, t.shape.clone(), &zeros[..n]).unwrap())
-            }).collect();
-            let plain: Option<HashMap<String, String>> = (!metadata.is_empty()).then(|| metadata.clone().into_iter().collect());
-            let reference = safetensors::serialize(views, plain).unwrap();
-            prop_assert_eq!(layout.file_len() as usize, reference.len());
-            prop_assert_eq!(layout.header(), &reference[..layout.header().len()]);
-        }
-    }
-
-    #[test]
-    fn impossible_tensors_are_refused() {
-        let tensor = |name: &str, dtype, shape: &[usize]| NewTensor {
-            name: name.to_owned(),
-            dtype,
-            shape: shape.to_vec(),
-        };
-        let none = BTreeMap::new();
-        for tensors in [
-            vec![tensor("a", Dtype::F4, &[3])],
-            vec![tensor("a", Dtype::F32, &[usize::MAX, 4])],
-            vec![tensor("a", Dtype::U8, &[1]), tensor("a", Dtype::F32, &[1])],
-        ] {
-            assert!(Layout::of(tensors, &none).is_err());
-        }
-    }
-}
+#[path = "layout_tests.rs"]
+mod tests;

@@ -4,6 +4,7 @@
 //! spellings, shards, folders) is decided once, when the checkpoint is opened.
 
 mod comfy_names;
+mod disk;
 mod encoding;
 mod error;
 mod file;
@@ -19,6 +20,7 @@ mod open;
 mod reader;
 mod source;
 mod weights;
+mod write_error;
 mod writer;
 
 use std::fmt;
@@ -34,7 +36,8 @@ pub use open::Checkpoint;
 pub use reader::Reader;
 pub use source::{Configs, ModelSource, TokenizerSource};
 pub use weights::Weights;
-pub use writer::{WriteError, Writer};
+pub use write_error::WriteError;
+pub use writer::Writer;
 
 /// The three parts of a text-to-image model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -107,3 +107,77 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs::{self, OpenOptions};
+    use std::time::{Duration, SystemTime};
+
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView as Plain;
+
+    use super::*;
+    use crate::checkpoint::SafetensorsFile;
+
+    fn bytes() -> Vec<u8> {
+        let numbers: Vec<u8> = (0..100).collect();
+        let view = Plain::new(Dtype::U8, vec![100], &numbers).unwrap();
+        safetensors::serialize([("a", view)], None).unwrap()
+    }
+
+    #[test]
+    fn reads_by_position_equal_the_map() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        fs::write(&path, bytes()).unwrap();
+        let embedded = SafetensorsFile::from_static("memory", bytes().leak()).unwrap();
+        for file in [SafetensorsFile::open(&path).unwrap(), embedded] {
+            let (view, reader) = (file.view("a").unwrap(), file.reader().unwrap());
+            let mut buf = [0; 7];
+            reader.read_at(&view, 93, &mut buf).unwrap();
+            assert_eq!(buf, view.bytes()[93..]);
+            reader.check_unchanged().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_cut_replaced_or_rewritten_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let changed = |result: Result<(), CheckpointError>| {
+            let error = result.unwrap_err();
+            assert!(matches!(error, CheckpointError::Changed { .. }), "{error}");
+            assert!(error.to_string().contains("x.safetensors"), "{error}");
+        };
+        let open = || {
+            fs::write(&path, bytes()).unwrap();
+            let file = SafetensorsFile::open(&path).unwrap();
+            let reader = file.reader().unwrap();
+            (file.view("a").unwrap(), file, reader)
+        };
+
+        let (view, _file, reader) = open();
+        let handle = OpenOptions::new().write(true).open(&path).unwrap();
+        handle.set_len(50).unwrap();
+        changed(reader.read_at(&view, 0, &mut [0; 100]));
+        changed(reader.check_unchanged());
+
+        let (_, file, reader) = open();
+        let handle = OpenOptions::new().write(true).open(&path).unwrap();
+        let later = SystemTime::now() + Duration::from_secs(1);
+        handle.write_all_at(&[7], 99).unwrap();
+        handle.set_modified(later).unwrap();
+        changed(reader.check_unchanged());
+        changed(file.reader().map(drop));
+
+        // Another file under the same name: what was opened stays what it was.
+        let (view, file, reader) = open();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes()).unwrap();
+        let mut buf = [0; 100];
+        reader.read_at(&view, 0, &mut buf).unwrap();
+        assert_eq!(buf, view.bytes());
+        changed(file.reader().map(drop));
+    }
+}

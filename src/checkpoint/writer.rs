@@ -1,272 +1,241 @@
-//! Writes a safetensors file piece by piece, from many threads, and shows it under its name only when it is whole.
+//! A new safetensors file, written in any order by many threads, and there only when it is whole.
 //!
-//! Pieces go to their places in a file beside the target that is locked while it is written. A run that was killed
-//! leaves such a file unlocked, and the next run for the same target removes it.
+//! The bytes go to a temporary file beside the output, whose space is reserved before any work is done. When
+//! every byte has come, the file is synced and renamed. A run that fails leaves the output as it was; one that
+//! is killed leaves its temporary file, which the next run to the same output removes: the lock on it is gone.
 
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Layout;
+use super::disk;
+use super::write_error::WriteError;
 
-/// Ending of a file in the making; before it stand a dot, the target's name and the process id.
-const PARTIAL: &str = ".partial";
+/// How often a temporary file is made anew when another run removed it before it was locked.
+const ATTEMPTS: u32 = 16;
+/// Characters of the output's name that the temporary file's name takes over.
+const NAME_CHARACTERS: usize = 48;
 
-/// Why a file cannot be written. Each message names the file and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// It exists, and overwriting was not asked for.
-    #[error("{path} exists; choose another -o, or overwrite it with --force")]
-    Exists {
-        /// The target.
-        path: PathBuf,
-    },
-    /// The target is a folder.
-    #[error("{path} is a folder; name a file in it with -o")]
-    Folder {
-        /// The target.
-        path: PathBuf,
-    },
-    /// The disk is full.
-    #[error(
-        "{path} needs {needed} bytes, its disk has {free} left; free some or choose another -o"
-    )]
-    Full {
-        /// The target.
-        path: PathBuf,
-        /// Bytes of the whole file.
-        needed: u64,
-        /// Bytes that are free.
-        free: u64,
-    },
-    /// Anything else that the system refuses.
-    #[error("cannot write {path}: {source}; choose another -o")]
-    Io {
-        /// The target.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// A tensor that cannot be laid out.
-    #[error("cannot lay out tensor `{tensor}`: {reason}")]
-    Layout {
-        /// The tensor.
-        tensor: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Bytes outside of a tensor, or too few of them: the caller's arithmetic is wrong.
-    #[error("{path}: {reason}; this is a mistake of the program, please report it")]
-    Incomplete {
-        /// The target.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-/// A file in the making.
+/// A file that is being written.
 pub struct Writer {
-    target: PathBuf,
-    partial: PathBuf,
-    file: File,
-    layout: Layout,
+    path: PathBuf,
     overwrite: bool,
-    written: AtomicU64,
-    finished: bool,
+    layout: Layout,
+    /// Bytes that have come, by tensor.
+    written: Vec<AtomicU64>,
+    temp: Temp,
 }
 
 impl Writer {
-    /// Reserves the space of the whole file beside `target` and writes the header.
+    /// Reserves the space beside `path` and writes the header. `path` itself is not touched.
     ///
     /// # Errors
-    /// A target that exists (unless `overwrite`), a folder, a disk that is too small or cannot be written.
-    pub fn create(target: &Path, layout: Layout, overwrite: bool) -> Result<Self, WriteError> {
-        let io = |source| WriteError::Io {
-            path: target.to_owned(),
-            source,
+    /// [`WriteError`]: the output exists and `overwrite` is false, its folder cannot be written, the disk is full.
+    pub fn create(path: &Path, layout: Layout, overwrite: bool) -> Result<Self, WriteError> {
+        check_target(path, overwrite)?;
+        let folder = folder_of(path);
+        fs::create_dir_all(folder).map_err(|e| WriteError::of(path, 0, None, e))?;
+        remove_stale(path);
+        let temp = Temp::create(path)?;
+        let needed = layout.file_len();
+        let free = disk::free_space(&temp.file);
+        let full = || WriteError::DiskFull {
+            path: path.to_owned(),
+            needed,
+            free,
         };
-        if target.is_dir() {
-            return Err(WriteError::Folder {
-                path: target.to_owned(),
-            });
+        if free.is_some_and(|free| free < needed) {
+            return Err(full());
         }
-        if target.symlink_metadata().is_ok() && !overwrite {
-            return Err(WriteError::Exists {
-                path: target.to_owned(),
-            });
-        }
-        let (folder, name) = split(target)?;
-        fs::create_dir_all(&folder).map_err(io)?;
-        remove_stale(&folder, &name);
-        let partial = folder.join(format!(".{name}.{}{PARTIAL}", std::process::id()));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&partial)
-            .map_err(io)?;
-        let writer = Self {
-            target: target.to_owned(),
-            partial,
-            file,
-            layout,
+        let failed = |source| WriteError::of(path, needed, free, source);
+        disk::reserve(&temp.file, needed).map_err(failed)?;
+        temp.file.write_all_at(layout.header(), 0).map_err(failed)?;
+        Ok(Self {
+            path: path.to_owned(),
             overwrite,
-            written: AtomicU64::new(0),
-            finished: false,
-        };
-        // Another process only looks at the lock to tell a file in the making from a stale one.
-        writer.file.lock().map_err(|e| writer.io(e))?;
-        writer.reserve()?;
-        let header = writer.layout.header();
-        writer
-            .file
-            .write_all_at(header, 0)
-            .map_err(|e| writer.io(e))?;
-        Ok(writer)
+            written: (0..layout.tensors()).map(|_| AtomicU64::new(0)).collect(),
+            layout,
+            temp,
+        })
     }
 
-    /// Takes the space of the whole file now, so that a disk that is too small is found before the work.
-    fn reserve(&self) -> Result<(), WriteError> {
-        let len = self.layout.file_len();
-        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, len) {
-            Ok(()) => Ok(()),
-            // File systems without reservation find out when they are full.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
-                self.file.set_len(len).map_err(|e| self.io(e))
-            }
-            Err(e) => Err(self.io(e.into())),
-        }
-    }
-
-    /// Writes `bytes` at `offset` of tensor `index` (in the order in which the layout was given them). Each byte is to be
-    /// written once.
+    /// Writes `bytes` of `tensor` (its index in the layout), from byte `offset` of the tensor on. Any thread may
+    /// write any part, each part once.
     ///
     /// # Errors
-    /// Bytes beyond the tensor's end, a disk that is full or fails.
-    pub fn write_at(&self, index: usize, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
-        let (begin, end) = self.layout.place(index);
-        let len = bytes.len() as u64;
+    /// [`WriteError::OutOfTensor`] where the tensor has no such bytes, else what the file system says.
+    ///
+    /// # Panics
+    /// Where the layout has no such tensor.
+    pub fn write_at(&self, tensor: usize, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
+        let length = bytes.len() as u64;
+        let (begin, end) = self.layout.place(tensor);
         if offset
-            .checked_add(len)
+            .checked_add(length)
             .is_none_or(|stop| stop > end - begin)
         {
-            return Err(WriteError::Incomplete {
-                path: self.target.clone(),
-                reason: format!(
-                    "bytes {offset} + {len} of tensor `{}` lie beyond its end",
-                    self.layout.name(index)
-                ),
+            return Err(WriteError::OutOfTensor {
+                path: self.path.clone(),
+                tensor: self.layout.name(tensor).to_owned(),
+                offset,
+                length,
             });
         }
-        self.file
+        self.temp
+            .file
             .write_all_at(bytes, begin + offset)
-            .map_err(|e| self.io(e))?;
-        self.written.fetch_add(len, Ordering::Relaxed);
+            .map_err(|source| {
+                let free = disk::free_space(&self.temp.file);
+                WriteError::of(&self.path, self.layout.file_len(), free, source)
+            })?;
+        self.written[tensor].fetch_add(length, Ordering::Relaxed);
         Ok(())
     }
 
     /// Makes the file durable and gives it its name.
     ///
     /// # Errors
-    /// Bytes that were not written, a failing disk, a target that has appeared meanwhile (unless it may be overwritten).
+    /// [`WriteError::Incomplete`] where bytes are missing, [`WriteError::Exists`] where a file of this name has
+    /// appeared and must not be overwritten. The temporary file is removed.
     pub fn finish(mut self) -> Result<(), WriteError> {
-        let data = self.layout.file_len() - self.layout.header().len() as u64;
-        let written = self.written.load(Ordering::Relaxed);
-        if written != data {
-            return Err(WriteError::Incomplete {
-                path: self.target.clone(),
-                reason: format!("{written} of {data} bytes were written"),
-            });
-        }
-        self.file.sync_all().map_err(|e| self.io(e))?;
-        if self.overwrite {
-            fs::rename(&self.partial, &self.target).map_err(|e| self.io(e))?;
-        } else {
-            // A link fails where the name is taken; a rename would replace what has appeared meanwhile.
-            match fs::hard_link(&self.partial, &self.target) {
-                Ok(()) => fs::remove_file(&self.partial).map_err(|e| self.io(e))?,
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                    return Err(WriteError::Exists {
-                        path: self.target.clone(),
-                    });
-                }
-                // File systems without links.
-                Err(_) => fs::rename(&self.partial, &self.target).map_err(|e| self.io(e))?,
+        for (tensor, written) in self.written.iter().enumerate() {
+            let written = written.load(Ordering::Relaxed);
+            let (begin, end) = self.layout.place(tensor);
+            if written != end - begin {
+                return Err(WriteError::Incomplete {
+                    path: self.path.clone(),
+                    tensor: self.layout.name(tensor).to_owned(),
+                    written,
+                    expected: end - begin,
+                });
             }
         }
-        self.finished = true;
-        let (folder, _) = split(&self.target)?;
-        File::open(&folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|e| self.io(e))
-    }
-
-    fn io(&self, source: std::io::Error) -> WriteError {
-        match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                WriteError::Full {
-                    path: self.target.clone(),
-                    needed: self.layout.file_len(),
-                    free: free(&self.partial),
-                }
-            }
-            _ => WriteError::Io {
-                path: self.target.clone(),
-                source,
-            },
+        let failed = |source| WriteError::of(&self.path, self.layout.file_len(), None, source);
+        self.temp.file.sync_all().map_err(failed)?;
+        match self.overwrite {
+            true => fs::rename(&self.temp.path, &self.path),
+            false => disk::rename_new(&self.temp.path, &self.path),
         }
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => WriteError::Exists(self.path.clone()),
+            io::ErrorKind::IsADirectory => WriteError::Folder(self.path.clone()),
+            _ => failed(source),
+        })?;
+        self.temp.renamed = true;
+        disk::sync_folder(folder_of(&self.path)).map_err(failed)
     }
 }
 
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if !self.finished {
-            // There is nobody left to tell; the next run tries again.
-            let _ = fs::remove_file(&self.partial);
-        }
-    }
-}
-
-/// The folder and the name of a file.
-fn split(target: &Path) -> Result<(PathBuf, String), WriteError> {
-    let Some(name) = target.file_name() else {
-        return Err(WriteError::Folder {
-            path: target.to_owned(),
-        });
+/// Checks that a file may be made at `path`.
+fn check_target(path: &Path, overwrite: bool) -> Result<(), WriteError> {
+    let Ok(link) = fs::symlink_metadata(path) else {
+        return Ok(());
     };
-    let folder = match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
+    // A link is replaced, not followed: what it points to may belong to a cache.
+    let kind = fs::metadata(path).unwrap_or(link);
+    match (kind.is_dir(), overwrite) {
+        (true, _) => Err(WriteError::Folder(path.to_owned())),
+        (false, false) => Err(WriteError::Exists(path.to_owned())),
+        (false, true) if kind.is_file() || kind.is_symlink() => Ok(()),
+        (false, true) => Err(WriteError::Special(path.to_owned())),
+    }
+}
+
+/// The folder in which `path` lies.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
+    }
+}
+
+/// What the names of temporary files for `path` begin with.
+fn temp_prefix(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name: String = name.chars().take(NAME_CHARACTERS).collect();
+    format!(".{name}.")
+}
+
+const TEMP_SUFFIX: &str = ".partial";
+
+/// Removes what earlier runs to the same output left behind: temporary files on which nobody holds the lock.
+fn remove_stale(path: &Path) {
+    let prefix = temp_prefix(path);
+    let is_temp = |name: OsString| {
+        let middle = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(&prefix)?.strip_suffix(TEMP_SUFFIX));
+        middle.is_some_and(|m| !m.is_empty() && m.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
     };
-    Ok((folder.to_owned(), name.to_string_lossy().into_owned()))
-}
-
-/// Bytes that are free where `path` lies, 0 where the system does not tell.
-fn free(path: &Path) -> u64 {
-    let folder = path.parent().unwrap_or(path);
-    rustix::fs::statvfs(folder).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize))
-}
-
-/// Removes what killed runs for `name` have left in `folder`: files in the making that nobody holds a lock on.
-fn remove_stale(folder: &Path, name: &str) {
-    let Ok(entries) = fs::read_dir(folder) else {
+    let Ok(entries) = fs::read_dir(folder_of(path)) else {
         return;
     };
-    let start = format!(".{name}.");
-    for entry in entries.flatten() {
-        let file_name = entry.file_name();
-        let id = file_name
-            .to_str()
-            .and_then(|n| n.strip_prefix(start.as_str())?.strip_suffix(PARTIAL));
-        if !id.is_some_and(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit())) {
-            continue;
+    for entry in entries.flatten().filter(|e| is_temp(e.file_name())) {
+        // Not more than an attempt: a file that stays takes space, no more.
+        let stale = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if let (true, Ok(file)) = (stale, OpenOptions::new().write(true).open(entry.path()))
+            && file.try_lock().is_ok()
+        {
+            tracing::warn!(
+                "removing {}, left by an earlier run",
+                entry.path().display()
+            );
+            let _ = fs::remove_file(entry.path());
         }
-        let path = entry.path();
-        let stale = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
-        if stale && fs::remove_file(&path).is_ok() {
-            tracing::info!("removed {}, which a killed run had left", path.display());
+    }
+}
+
+/// A locked temporary file, removed when dropped unless it was renamed.
+struct Temp {
+    path: PathBuf,
+    file: File,
+    renamed: bool,
+}
+
+impl Temp {
+    fn create(output: &Path) -> Result<Self, WriteError> {
+        let failed = |source| WriteError::of(output, 0, None, source);
+        if output.file_name().is_none() {
+            return Err(WriteError::Folder(output.to_owned()));
+        }
+        let (prefix, pid) = (temp_prefix(output), std::process::id());
+        for attempt in 0..ATTEMPTS {
+            let name = format!("{prefix}{pid}-{attempt}{TEMP_SUFFIX}");
+            let path = output.with_file_name(name);
+            let file = match OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&path)
+            {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+                opened => opened.map_err(failed)?,
+            };
+            match file.try_lock() {
+                // Another run may have taken the file for a stale one just before the lock.
+                Ok(()) if !path.exists() => continue,
+                Err(TryLockError::WouldBlock) => continue,
+                // A file system without locks: nobody else can lock it either, so it counts as live.
+                Ok(()) | Err(TryLockError::Error(_)) => {}
+            }
+            return Ok(Self {
+                path,
+                file,
+                renamed: false,
+            });
+        }
+        Err(failed(io::ErrorKind::AlreadyExists.into()))
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if !self.renamed {
+            let _ = fs::remove_file(&self.path);
         }
     }
 }
