@@ -132,7 +132,7 @@ fn block_scales(layer: &Weights, weight: &TensorView) -> Result<TensorView, Stri
     let [rows, packed] = weight.shape() else {
         return Err(format!("its weight has shape {:?}", weight.shape()));
     };
-    let expected = swizzle::padded(*rows, packed * 2 / BLOCK);
+    let expected = swizzle::padded(*rows, packed / (BLOCK / 2));
     if view.shape() != expected || !matches!(view.dtype(), Dtype::F8_E4M3 | Dtype::U8) {
         return Err(format!(
             "its block scales are {:?} {:?}, E4M3 {expected:?} was expected; convert the file again",

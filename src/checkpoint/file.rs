@@ -144,6 +144,14 @@ impl SafetensorsFile {
         })
     }
 
+    /// Bytes that follow the last tensor and belong to none.
+    pub fn trailing(&self) -> Option<usize> {
+        match self.len().checked_sub(self.described) {
+            None | Some(0) => None,
+            more => more,
+        }
+    }
+
     /// Where the file lies (for embedded bytes: the name given).
     pub fn path(&self) -> &Path {
         &self.path

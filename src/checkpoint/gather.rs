@@ -1,6 +1,7 @@
 //! What lies at one path (a file, a shard index, a folder), sorted into components.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -38,6 +39,8 @@ pub(crate) struct Opened {
     pub tensors: BTreeMap<Component, BTreeMap<String, TensorView>>,
     /// Stored names that belong to no component.
     pub unknown: Vec<String>,
+    /// The same tensor twice, the second of which is not in `tensors`. Only where it is opened for inspection.
+    pub duplicates: Vec<[TensorView; 2]>,
     pub configs: Configs,
     pub tokenizer: TokenizerSource,
     /// Whether it is a folder as diffusers writes it.
@@ -58,7 +61,7 @@ impl Opened {
             return Self::of_diffusers(folder, strictness);
         }
         if path.is_dir() {
-            let mut opened = Self::of_files(weights_in(path, strictness)?)?;
+            let mut opened = Self::of_files(weights_in(path, strictness)?, strictness)?;
             opened.read_component_config(path)?;
             return Ok(opened);
         }
@@ -66,11 +69,11 @@ impl Opened {
             .extension()
             .is_some_and(|e| e.eq_ignore_ascii_case("json"))
         {
-            let mut opened = Self::of_files(shards(path, strictness)?)?;
+            let mut opened = Self::of_files(shards(path, strictness)?, strictness)?;
             opened.read_component_config(path.parent().unwrap_or(Path::new(".")))?;
             return Ok(opened);
         }
-        let mut opened = Self::of_files(vec![strictness.open(path)?])?;
+        let mut opened = Self::of_files(vec![strictness.open(path)?], strictness)?;
         let beside = path.with_file_name("tokenizer");
         if opened.tokenizer == TokenizerSource::Unstated && beside.join("tokenizer.json").is_file()
         {
@@ -80,23 +83,35 @@ impl Opened {
     }
 
     /// Sorts the tensors of `files`, which belong together.
-    pub fn of_files(files: Vec<Arc<SafetensorsFile>>) -> Result<Self, CheckpointError> {
+    pub fn of_files(
+        files: Vec<Arc<SafetensorsFile>>,
+        strictness: Strictness,
+    ) -> Result<Self, CheckpointError> {
         let names = Names::of(files.iter().flat_map(|file| file.names()));
         let mut tensors = BTreeMap::<_, BTreeMap<String, TensorView>>::new();
-        let mut unknown = Vec::new();
+        let (mut unknown, mut duplicates) = (Vec::new(), Vec::new());
         for view in files.iter().flat_map(|file| file.views()) {
             refuse_adapter(&view)?;
             let Some((component, name)) = names.place(view.name()) else {
                 unknown.push(view.name().to_owned());
                 continue;
             };
-            let stored = view.name().to_owned();
-            let path = view.file().path().to_owned();
-            if let Some(other) = tensors.entry(component).or_default().insert(name, view) {
+            let slot = match tensors.entry(component).or_default().entry(name) {
+                Entry::Vacant(slot) => {
+                    slot.insert(view);
+                    continue;
+                }
+                Entry::Occupied(slot) => slot,
+            };
+            let other = slot.get();
+            if strictness == Strictness::Lenient {
+                duplicates.push([other.clone(), view]);
+            } else {
                 return Err(CheckpointError::Foreign {
-                    path,
+                    path: view.file().path().to_owned(),
                     found: format!(
-                        "holds `{stored}`, which is the same tensor of the {component} as `{}` of {}",
+                        "holds `{}`, which is the same tensor of the {component} as `{}` of {}",
+                        view.name(),
                         other.name(),
                         other.file().path().display()
                     ),
@@ -107,6 +122,7 @@ impl Opened {
         let mut opened = Self {
             tensors,
             unknown,
+            duplicates,
             configs: Configs::default(),
             tokenizer: TokenizerSource::Unstated,
             diffusers: false,
@@ -174,7 +190,7 @@ impl Opened {
                 files.extend(weights_in(&part, strictness)?);
             }
         }
-        let mut opened = Self::of_files(files)?;
+        let mut opened = Self::of_files(files, strictness)?;
         let config = |part: &str| {
             let path = folder.join(part);
             path.is_file().then(|| read_json(&path)).transpose()

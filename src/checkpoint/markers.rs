@@ -78,6 +78,9 @@ pub struct Markers {
 /// All tensors by stored name.
 type Stored<'a> = BTreeMap<&'a str, &'a TensorView>;
 
+/// Stored layer names by what is left of them without prefix.
+type Layers<'a> = BTreeMap<&'a str, &'a str>;
+
 impl Markers {
     /// Reads every marker.
     pub(crate) fn read(opened: &Opened) -> Self {
@@ -88,12 +91,17 @@ impl Markers {
             .map(|view| (view.name(), view))
             .collect();
         let mut markers = Self::default();
+        let layers: Layers = stored
+            .keys()
+            .filter_map(|name| name.strip_suffix(".weight"))
+            .map(|layer| (suffix(layer), layer))
+            .collect();
         let texts = opened
             .files
             .iter()
             .filter_map(|file| file.metadata().get(METADATA));
         for text in texts {
-            markers.metadata(text, &stored);
+            markers.metadata(text, &stored, &layers);
         }
         for (name, view) in &stored {
             if let Some(layer) = name.strip_suffix(".comfy_quant") {
@@ -137,7 +145,7 @@ impl Markers {
         });
     }
 
-    fn metadata(&mut self, text: &str, stored: &Stored) {
+    fn metadata(&mut self, text: &str, stored: &Stored, all: &Layers) {
         let json: Value = match serde_json::from_str(text) {
             Ok(json) => json,
             Err(e) => {
@@ -163,12 +171,10 @@ impl Markers {
                 self.records.insert(layer.clone(), record);
                 continue;
             }
-            let ending = format!(".{}.weight", suffix(layer));
-            match stored.keys().find(|name| name.ends_with(&ending)) {
+            match all.get(suffix(layer)) {
                 Some(there) => {
                     // What is meant is clear, so it is honoured here.
-                    let there = there.trim_end_matches(".weight").to_owned();
-                    self.records.insert(there.clone(), record);
+                    self.records.insert((*there).to_owned(), record);
                     let message = format!(
                         "the metadata names this layer, the file has it as `{there}`: not every ComfyUI finds it; convert again with --marker comfy_quant"
                     );
@@ -213,10 +219,10 @@ impl Markers {
             })
             .collect();
         for (prefix, full_precision_matrix_mult) in marks {
-            let layers = stored.keys().filter_map(|name| {
-                name.starts_with(prefix)
-                    .then(|| name.strip_suffix(".scale_weight"))?
-            });
+            let layers = stored
+                .range(prefix..)
+                .take_while(|(name, _)| name.starts_with(prefix))
+                .filter_map(|(name, _)| name.strip_suffix(".scale_weight"));
             let mut mixed = None;
             for layer in layers {
                 match self.records.get(layer) {

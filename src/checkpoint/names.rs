@@ -61,6 +61,11 @@ impl Names {
         }
     }
 
+    /// Whether a prefix says which component `name` belongs to.
+    pub fn has_prefix(name: &str) -> bool {
+        PREFIXES.iter().any(|(prefix, _)| name.starts_with(prefix))
+    }
+
     /// The component and canonical name of `name`; None for a tensor of something else.
     pub fn place(&self, name: &str) -> Option<(Component, String)> {
         let prefixed = PREFIXES

@@ -49,7 +49,7 @@ impl Opened {
     /// The model inside of the program.
     pub(crate) fn embedded() -> Result<Self, CheckpointError> {
         let file = SafetensorsFile::from_static(EMBEDDED, TINY)?;
-        let mut opened = Self::of_files(vec![file])?;
+        let mut opened = Self::of_files(vec![file], Strictness::Whole)?;
         opened.tokenizer = TokenizerSource::Json(TINY_TOKENIZER.to_vec());
         Ok(opened)
     }

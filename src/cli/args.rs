@@ -159,6 +159,9 @@ pub struct Inspect {
     /// The checkpoint: a file, a folder, an index of shards, or `tiny`
     #[arg(value_name = "FILE")]
     pub file: String,
+    /// Read every weight too, in search of NaN and scales that do not fit: as long as reading the file takes
+    #[arg(long)]
+    pub deep: bool,
 }
 
 const CONVERT_EXAMPLES: &str = "Examples:

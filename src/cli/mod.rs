@@ -111,7 +111,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
     // Inside of the pool, so that candle's operators and ours share its threads.
     pool.install(|| match &cli.command {
         Command::Generate(args) => generate::run(args, &cli.common, cancel),
-        Command::Inspect(args) => inspect::run(args, &cli.common),
+        Command::Inspect(args) => inspect::run(args, &cli.common, cancel),
         Command::Convert(args) => convert::run(args, &cli.common, cancel),
     })
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::{FaultKind, Report};
+use super::{Fault, FaultKind, Report};
 
 /// Faults of one kind that are shown before the rest is only counted.
 const SHOWN: usize = 5;
 
-/// What was found, a few lines per component, then the faults.
+/// What was found, a few lines per component, then the faults, then the advice.
 pub fn render_text(report: &Report) -> String {
     let mut text = format!("{}\n", report.path.display());
     // Writing to a String cannot fail.
@@ -46,12 +46,21 @@ fn render(report: &Report, text: &mut String) -> std::fmt::Result {
         (0, 0) => writeln!(text, "  no layer carries a quantization marker")?,
         (nvfp4, fp8) => writeln!(text, "  marked layers: {nvfp4} nvfp4, {fp8} float8_e4m3fn")?,
     }
-    if report.faults.is_empty() {
-        return writeln!(text, "  no faults");
+    match report.faults.len() {
+        0 => writeln!(text, "  no faults")?,
+        n => writeln!(text, "  {n} faults:")?,
     }
-    writeln!(text, "  {} faults:", report.faults.len())?;
+    list(&report.faults, text)?;
+    if !report.advice.is_empty() {
+        writeln!(text, "  advice:")?;
+    }
+    list(&report.advice, text)
+}
+
+/// A line for each, but only so many of a kind.
+fn list(faults: &[Fault], text: &mut String) -> std::fmt::Result {
     let mut seen: BTreeMap<FaultKind, usize> = BTreeMap::new();
-    for fault in &report.faults {
+    for fault in faults {
         let n = seen.entry(fault.kind).or_default();
         *n += 1;
         if *n <= SHOWN {

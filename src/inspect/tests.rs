@@ -5,7 +5,7 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::markers::swizzled;
+use crate::numerics::swizzle::offset as swizzled;
 use super::*;
 
 /// The tiny model, as a map that a test may spoil.

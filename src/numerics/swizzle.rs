@@ -8,12 +8,10 @@ pub const TILE_ROWS: usize = 128;
 /// Columns of a tile.
 pub const TILE_COLUMNS: usize = 4;
 
-/// The shape in which [rows, columns] scales are stored: whole tiles.
+/// The shape in which [rows, columns] scales are stored: whole tiles. (A side that no memory holds stays as it is.)
 pub fn padded(rows: usize, columns: usize) -> [usize; 2] {
-    [
-        rows.next_multiple_of(TILE_ROWS),
-        columns.next_multiple_of(TILE_COLUMNS),
-    ]
+    let whole = |side: usize, tile| side.checked_next_multiple_of(tile).unwrap_or(side);
+    [whole(rows, TILE_ROWS), whole(columns, TILE_COLUMNS)]
 }
 
 /// Where the scale of (`row`, `column`) lies among those of a weight that has `columns` scales a row, padding not counted.

@@ -80,7 +80,7 @@ impl Companions<'_> {
             return Err(self.refuse("it is NVFP4 without `weight_scale`".to_owned()));
         };
         let (rows, packed) = (self.view.shape()[0], self.view.shape()[1]);
-        let expected = swizzle::padded(rows, packed * 2 / BLOCK);
+        let expected = swizzle::padded(rows, packed / (BLOCK / 2));
         if scales.shape() != expected || !matches!(scales.dtype(), Dtype::F8_E4M3 | Dtype::U8) {
             return Err(self.refuse(format!(
                 "its block scales are {:?} {:?}, E4M3 {expected:?} was expected",
