@@ -537,3 +537,40 @@ fn an_interrupt_leaves_no_file() {
         files(&steps)
     );
 }
+
+/// Advice is no fault: what `convert` writes without calibration could be better, and works.
+#[test]
+fn inspect_gives_advice_without_failing() {
+    let dir = TempDir::new().unwrap();
+    let convert = "convert tiny --policy v3 --assume-unscaled --marker both -o made.safetensors";
+    done(&dir, &convert.split(' ').collect::<Vec<_>>());
+    let report = stdout(&done(&dir, &["inspect", "made.safetensors", "--json"]));
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["faults"].as_array().unwrap().len(), 0);
+    assert_eq!(report["advice"][0]["kind"], "no_input_scale");
+    assert!(
+        report["advice"][0]["message"].is_string() && report["advice"][0]["tensor"].is_string()
+    );
+    let text = stdout(&done(&dir, &["inspect", "made.safetensors", "--deep"]));
+    let [faults, advice] = ["no faults", "advice:"].map(|part| text.find(part).unwrap());
+    assert!(faults < advice, "{text}");
+}
+
+/// Without --deep the weights of a large file are not read.
+#[test]
+fn inspect_reads_weights_when_it_is_asked_to() {
+    let dir = TempDir::new().unwrap();
+    let mut bytes = fs::read(tiny()).unwrap();
+    let weight = "model.diffusion_model.proj_out.weight";
+    let (length, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let at = 8 + length + header.info(weight).unwrap().data_offsets.0;
+    bytes[at + 3] = 0x7f;
+    fs::write(dir.path().join("nan.safetensors"), bytes).unwrap();
+    done(&dir, &["inspect", "nan.safetensors"]);
+    let output = run(&dir, &["inspect", "nan.safetensors", "--deep", "--json"]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(report["faults"][0]["kind"], "nan_weight");
+    assert_eq!(report["faults"][0]["tensor"], weight);
+    done(&dir, &["inspect", "tiny", "--deep"]);
+}

@@ -30,6 +30,7 @@ const ROOTS: &[(&str, Component)] = &[
     ("model", Component::TextEncoder),
     ("visual", Component::TextEncoder),
     ("lm_head", Component::TextEncoder),
+    ("logit_scale", Component::TextEncoder),
     ("encoder", Component::Vae),
     ("decoder", Component::Vae),
     ("quant_conv", Component::Vae),

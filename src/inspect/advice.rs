@@ -43,7 +43,9 @@ impl Part<'_> {
 
     /// Whether any layer of the component has a record: then ComfyUI builds it for mixed formats.
     fn is_mixed(&self) -> bool {
-        self.tensors.values().any(|view| self.record(view).is_some())
+        self.tensors
+            .values()
+            .any(|view| self.record(view).is_some())
     }
 
     /// How many of the tensors `is_meant` holds for, and the first of them; nothing where there is none.

@@ -43,12 +43,7 @@ const FOREIGN: [&str; 18] = [
 ];
 
 /// Formats that newer ComfyUI reads besides those that this program knows.
-const COMFY_ONLY: [&str; 4] = [
-    "mxfp8",
-    "int8_tensorwise",
-    "convrot_w4a4",
-    "asym_w4a8_int8",
-];
+const COMFY_ONLY: [&str; 4] = ["mxfp8", "int8_tensorwise", "convrot_w4a4", "asym_w4a8_int8"];
 
 /// The layer whose companion `name` is, if it is one.
 pub(super) fn layer_of(name: &str) -> Option<&str> {

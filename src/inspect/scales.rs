@@ -45,9 +45,7 @@ pub(super) fn nvfp4(layer: &Layer, record: &Record, found: &mut Findings) {
             found.fault(
                 &layer.tensor("weight_scale_2"),
                 FaultKind::MissingWeightScale2,
-                format!(
-                    "an NVFP4 layer needs it, ComfyUI says `Missing NVFP4 scales`; {AGAIN}"
-                ),
+                format!("an NVFP4 layer needs it, ComfyUI says `Missing NVFP4 scales`; {AGAIN}"),
             );
             None
         }
@@ -131,7 +129,8 @@ fn number(view: &TensorView, found: &mut Findings) -> Option<f32> {
     let value = match view.to_f32() {
         Ok(values) => *values.first()?,
         Err(error) => {
-            found.fault(view.name(), FaultKind::WrongFormat, error.to_string());
+            let message = format!("{error}; {AGAIN}");
+            found.fault(view.name(), FaultKind::WrongFormat, message);
             return None;
         }
     };
@@ -216,7 +215,10 @@ fn block_scales(
     }
     if codes.has_negative {
         let at = bytes.iter().position(|code| (0x81..0xff).contains(code));
-        let message = format!("block scale {} is negative; {AGAIN}", at.unwrap_or_default());
+        let message = format!(
+            "block scale {} is negative; {AGAIN}",
+            at.unwrap_or_default()
+        );
         found.fault(view.name(), FaultKind::NegativeScale, message);
     }
     padding(view, [rows, columns], found);

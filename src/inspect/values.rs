@@ -37,7 +37,10 @@ impl Codes {
             largest: a.largest.max(b.largest),
             has_negative: a.has_negative | b.has_negative,
         };
-        bytes.par_chunks(CHUNK).map(chunk).reduce(Self::default, both)
+        bytes
+            .par_chunks(CHUNK)
+            .map(chunk)
+            .reduce(Self::default, both)
     }
 
     /// Whether a NaN is among them.
@@ -137,7 +140,9 @@ fn not_finite(view: &TensorView) -> Option<usize> {
         Dtype::F8_E5M2 => first(bytes, |[code]| code & 0x7c == 0x7c),
         Dtype::F16 => first(bytes, |b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
         Dtype::BF16 => first(bytes, |b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
-        Dtype::F32 => first(bytes, |b| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000),
+        Dtype::F32 => first(bytes, |b| {
+            u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000
+        }),
         _ => None,
     }
 }
