@@ -138,7 +138,7 @@ fn number(view: &TensorView, found: &mut Findings) -> Option<f32> {
         v if v.is_nan() => FaultKind::NanScale,
         v if v.is_infinite() => FaultKind::InfiniteScale,
         v if v < 0.0 => FaultKind::NegativeScale,
-        v if v == 0.0 => FaultKind::ZeroScale,
+        0.0 => FaultKind::ZeroScale,
         _ => {
             precision(view, found);
             return Some(value);

@@ -101,29 +101,33 @@ pub(super) fn check_weights(stored: &Stored, cancel: &Cancel, found: &mut Findin
 fn check_range(layer: &Layer, largest: u8, found: &mut Findings) {
     let scale = ["weight_scale", "scale_weight"]
         .iter()
-        .find_map(|part| layer.find(part))
-        .filter(|view| view.elements() == 1)
-        .and_then(|view| Some((view, *view.to_f32().ok()?.first()?)));
-    let amax = E4M3_TO_F32[usize::from(largest)];
-    match scale {
-        // Numbers that were divided by amax / 448 reach 448. A chance of one in millions is not taken for one.
-        Some((view, scale)) if amax > 0.0 && amax < MAX => {
-            if (scale / (amax / MAX) - 1.0).abs() < 1e-6 {
-                found.fault(
-                    view.name(),
-                    FaultKind::UndividedWeight,
-                    format!(
-                        "it is 1/448 of the largest stored number ({amax}), but the numbers were never divided by it: they are the weights themselves, and the scale must be 1; convert the original with --assume-unscaled"
-                    ),
-                );
-            }
+        .find_map(|part| layer.find(part));
+    let Some(view) = scale else {
+        if largest == LARGEST_CODE && layer.weight.shape().len() == 2 {
+            found.advise(
+                layer.weight.name(),
+                FaultKind::LostScale,
+                "it has no scale but its numbers reach 448, the end of FP8: it was cut off there, or its scale was lost; compare it with its source",
+            );
         }
-        None if largest == LARGEST_CODE && layer.weight.shape().len() == 2 => found.advise(
-            layer.weight.name(),
-            FaultKind::LostScale,
-            "it has no scale but its numbers reach 448, the end of FP8: it was cut off there, or its scale was lost; compare it with its source",
-        ),
-        _ => {}
+        return;
+    };
+    let value = match view.elements() {
+        1 => view.to_f32().ok().and_then(|v| v.first().copied()),
+        _ => None,
+    };
+    let amax = E4M3_TO_F32[usize::from(largest)];
+    // Numbers that were divided by amax / 448 reach 448, so this equality has no other cause than chance: one in
+    // millions.
+    let is_undivided = |scale: f32| (scale / (amax / MAX) - 1.0).abs() < 1e-6;
+    if amax > 0.0 && amax < MAX && value.is_some_and(is_undivided) {
+        found.fault(
+            view.name(),
+            FaultKind::UndividedWeight,
+            format!(
+                "it is 1/448 of the largest stored number ({amax}), but the numbers were never divided by it: they are the weights themselves, and the scale must be 1; convert the original with --assume-unscaled"
+            ),
+        );
     }
 }
 
