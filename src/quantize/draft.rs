@@ -78,9 +78,9 @@ impl<'a> Draft<'a> {
                 ));
             }
             (_, Format::Nvfp4) => self.keep_nvfp4(layer),
-            (Target::Nvfp4, _) => self.to_nvfp4(layer)?,
+            (Target::Nvfp4, _) => self.make_nvfp4(layer)?,
             (Target::Fp8, Format::E4m3) if !self.options.requantize_fp8 => self.keep_fp8(layer),
-            (Target::Fp8, _) => self.to_fp8(layer),
+            (Target::Fp8, _) => self.make_fp8(layer),
             (Target::Keep, Format::E4m3 | Format::E5m2) => self.keep_fp8(layer),
             (Target::Keep, Format::Dense(_)) => {
                 self.copy(&layer.weight, self.name(layer, "weight"));
@@ -177,7 +177,7 @@ impl<'a> Draft<'a> {
         });
     }
 
-    fn to_nvfp4(&mut self, layer: &Layer) -> Result<&'static str, ConvertError> {
+    fn make_nvfp4(&mut self, layer: &Layer) -> Result<&'static str, ConvertError> {
         let (n, k) = (layer.weight.shape()[0], layer.weight.shape()[1]);
         if layer.component == Component::Transformer && layer.canonical == "img_in" {
             return Err(layer.refuse(
@@ -207,7 +207,7 @@ impl<'a> Draft<'a> {
         Ok(self.mark(layer, "nvfp4"))
     }
 
-    fn to_fp8(&mut self, layer: &Layer) -> &'static str {
+    fn make_fp8(&mut self, layer: &Layer) -> &'static str {
         let to = [
             self.output(
                 self.name(layer, "weight"),
