@@ -28,7 +28,7 @@ pub(super) struct Block {
 /// The decisions for one `scale_2`.
 #[derive(Clone)]
 pub struct Tables {
-    /// By largest magnitude byte; that of NaN is never used.
+    /// By largest magnitude byte; of NaN's only the scale is used, to find it.
     blocks: Box<[Block; 128]>,
     weight_scale: f32,
 }
