@@ -199,7 +199,7 @@ fn what_cannot_be_done_names_the_layer() {
         "{error}"
     );
 
-    let bad: Vec<(&str, Dtype, &[usize], &[u8], &str)> = vec![
+    for (part, dtype, shape, bytes, words) in [
         ("weight_scale", Dtype::F32, &[], &zero, "is 0"),
         (
             "weight_scale",
@@ -216,8 +216,8 @@ fn what_cannot_be_done_names_the_layer() {
             br#"{"format": "nvfp4"}"#,
             "says `nvfp4`",
         ),
-    ];
-    for (part, dtype, shape, bytes, words) in bad {
+    ] as [(&str, Dtype, &[usize], &[u8], &str); 4]
+    {
         let name = format!("{layer}.{part}");
         let path = dir.path().join("bad.safetensors");
         let codes = vec![0x38u8; 32 * 32];

@@ -319,16 +319,17 @@ mod tests {
             prop_assert_eq!(run(quantize, &x, scale_2, BlockRule::Six), (codes, scales));
         }
 
-        /// No number is further from its decoded one than half a step of its block's largest, plus what the top lost.
+        /// No number is further from its decoded one than half a step of its block's largest, plus what the top lost:
+        /// where the largest number of a tensor becomes 4, its scale would be 672 and is 448, so a third is cut off.
         #[test]
         fn errors_are_bounded(x in rows()) {
             let scale_2 = scale_2_of(amax(&x));
-            for rule in [BlockRule::Six, BlockRule::FourSix] {
+            for (rule, share) in [(BlockRule::Six, 0.2), (BlockRule::FourSix, 0.333_34)] {
                 let (codes, scales) = run(quantize, &x, scale_2, rule);
                 let mut out = vec![0.0; x.len()];
                 dequantize(&codes, &scales, scale_2, &mut out);
                 for (x, out) in x.chunks(BLOCK).zip(out.chunks(BLOCK)) {
-                    let bound = amax(x) / 5.0 + scale_2 * 2f32.powi(-10) * 6.0;
+                    let bound = amax(x) * share + scale_2 * 2f32.powi(-10) * 6.0;
                     prop_assert!(x.iter().zip(out).all(|(x, out)| (x - out).abs() <= bound));
                 }
             }
