@@ -66,7 +66,7 @@ pub enum FaultKind {
     PackedWithoutRecord,
     /// Advice: FP8 linears without a record where others have one; ComfyUI widens them to BF16.
     UnrecordedFp8,
-    /// Advice: a transformer alone, with prefix, whose formats stand in the metadata only; ComfyUI before 0.12 loses them.
+    /// Advice: a transformer alone, with prefix, whose formats stand in the metadata only; older ComfyUI loses them.
     MetadataOnly,
 
     /// `img_in` as NVFP4: ComfyUI reads the number of channels from its stored shape.
@@ -79,6 +79,7 @@ pub enum FaultKind {
     /// An FP8 layer with a record but without `weight_scale`.
     MissingWeightScale,
     /// An NVFP4 layer without `weight_scale_2`.
+    #[serde(rename = "missing_weight_scale_2")]
     MissingWeightScale2,
     /// An NVFP4 layer without block scales.
     MissingBlockScales,

@@ -99,7 +99,7 @@ fn all_in_ones_that_are_not() {
     assert_eq!(advice(&tiny.report()), []);
 }
 
-/// Load Diffusion Model of ComfyUI 0.8 to 0.11 strips the prefix before it reads the metadata.
+/// Load Diffusion Model of older ComfyUI (0.8, 0.10) strips the prefix before it reads the metadata.
 #[test]
 fn metadata_alone_in_a_prefixed_transformer() {
     let mut tiny = Tiny::new();

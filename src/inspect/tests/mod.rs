@@ -256,7 +256,7 @@ fn a_report_as_json_and_as_text() {
     assert_eq!(json["quantized"]["nvfp4"], 0);
     assert_eq!(
         serde_json::to_value(FaultKind::MissingWeightScale2).unwrap(),
-        "missing_weight_scale2"
+        "missing_weight_scale_2"
     );
     let text = render_text(&report);
     let [faults, more, advice] = ["6 faults:", "... and 1 more of kind", "  advice:"]
