@@ -92,7 +92,13 @@ impl Opened {
         let (mut unknown, mut duplicates) = (Vec::new(), Vec::new());
         for view in files.iter().flat_map(|file| file.views()) {
             refuse_adapter(&view)?;
-            let Some((component, name)) = names.place(view.name()) else {
+            // The older marker of a file of one component has no prefix that says which.
+            let marker = || {
+                let first = view.file().names().find_map(|n| names.place(n));
+                let (component, _) = first.filter(|_| view.name() == "scaled_fp8")?;
+                Some((component, view.name().to_owned()))
+            };
+            let Some((component, name)) = names.place(view.name()).or_else(marker) else {
                 unknown.push(view.name().to_owned());
                 continue;
             };

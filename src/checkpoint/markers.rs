@@ -14,6 +14,8 @@ use super::gather::Opened;
 
 /// Metadata key of the layer formats.
 pub(crate) const METADATA: &str = "_quantization_metadata";
+/// Longest record that is read: a weight under a record's name must not be parsed.
+const MAX_RECORD: usize = 1 << 16;
 
 /// Where a record was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,6 +260,12 @@ pub(crate) fn record_of(view: &TensorView) -> Result<Record, String> {
     let bad = |why: String| format!("its record `{}` {why}", view.name());
     if view.dtype() != Dtype::U8 {
         return Err(bad(format!("is {:?}, not U8 JSON", view.dtype())));
+    }
+    if view.byte_len() > MAX_RECORD {
+        return Err(bad(format!(
+            "has {} bytes, a record has about a hundred",
+            view.byte_len()
+        )));
     }
     let json: Value = serde_json::from_slice(view.bytes())
         .map_err(|e| bad(format!("is not valid JSON ({e})")))?;

@@ -80,6 +80,16 @@ impl Weights {
         self.records.get(&self.prefix)
     }
 
+    /// Whether the weight `name` is NVFP4 by its marker: two numbers of a row are one byte.
+    pub fn is_packed(&self, name: &str) -> bool {
+        let name = self.full(name);
+        let record = name
+            .strip_suffix(".weight")
+            .and_then(|layer| self.records.get(layer));
+        let stored = self.store.tensors.get(&name).map(TensorView::dtype);
+        record.is_some_and(|r| r.format == "nvfp4") && stored == Some(Dtype::U8)
+    }
+
     /// The same tensors with adapters beside them, added to those that are there.
     pub fn adapted_by(&self, lora: &Lora) -> Self {
         let mut adapters = BTreeMap::clone(&self.adapters);

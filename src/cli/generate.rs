@@ -61,7 +61,7 @@ struct Kernels {
 /// What runs in this version, whatever the file.
 const KERNELS: Kernels = Kernels {
     float8_e4m3fn: "cpu: weight-only, widened by panels, f32 gemm",
-    nvfp4: None,
+    nvfp4: Some("cpu: weight-only, dequantized by panels, f32 gemm"),
     attention: "cpu: tiled online softmax, f32",
 };
 

@@ -97,10 +97,11 @@ impl Fields<'_> {
         }
     }
 
-    /// The dimension `axis` of tensor `name`.
+    /// The dimension `axis` of tensor `name`, in numbers: a packed weight has two in a byte.
     pub fn dim(&self, weights: &Weights, name: &str, axis: usize) -> Result<usize, ModelError> {
         let shape = weights.shape(name).ok_or_else(|| weights.missing(name))?;
         match shape.get(axis) {
+            Some(n @ 1..) if axis == 1 && weights.is_packed(name) => Ok(n.saturating_mul(2)),
             Some(n @ 1..) => Ok(*n),
             _ => Err(self.refuse(format!(
                 "tensor `{name}` has shape {shape:?}, which is of no use here"
