@@ -1,10 +1,12 @@
 //! Native inference and quantization of Qwen-Image.
 //!
-//! One flow, in the order in which the modules build on each other:
-//! `checkpoint -> model (ops) -> pipeline -> image`.
+//! Two flows, in the order in which the modules build on each other:
+//! * generate: `checkpoint -> model (ops) -> pipeline -> image`
+//! * convert: `checkpoint -> quantize::plan -> quantize::execute (numerics) -> checkpoint::writer`
 //!
 //! * [`numerics`]: number formats as pure functions on slices.
 //! * [`checkpoint`]: files on disk to named tensors with a stated format.
+//! * [`quantize`]: one checkpoint to a mixed NVFP4/FP8 one, by a plan.
 //! * [`ops`]: the only door to kernels.
 //! * [`model`]: Qwen-Image as it is drawn on paper.
 //! * [`pipeline`]: prompt to image.
