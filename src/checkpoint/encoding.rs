@@ -5,7 +5,7 @@
 
 use safetensors::Dtype;
 
-use super::markers::{Carrier, record_of};
+use super::markers::{Carrier, INPUT_SCALE, WEIGHT_SCALE, record_of};
 use super::{CheckpointError, TensorView, Weights};
 use crate::numerics::nvfp4::BLOCK;
 use crate::numerics::swizzle;
@@ -70,7 +70,7 @@ impl Encoding {
             None => layer.record().cloned(),
         };
         let format = record.as_ref().map(|r| r.format.as_str());
-        let input_scale = scale(&["input_scale", "scale_input"])?;
+        let input_scale = scale(&INPUT_SCALE)?;
         match (weight.dtype(), format) {
             (Dtype::U8, Some("nvfp4")) => {
                 return Ok(Self::Nvfp4 {
@@ -91,7 +91,7 @@ impl Encoding {
             }
             _ => {}
         }
-        let weight_scale = scale(&["weight_scale", "scale_weight"])?;
+        let weight_scale = scale(&WEIGHT_SCALE)?;
         match (weight.dtype(), format) {
             (Dtype::F32 | Dtype::F16 | Dtype::BF16, None) => match weight_scale {
                 None => Ok(Self::Dense),

@@ -4,7 +4,7 @@
 //! header, and the older `scaled_fp8` tensor, which speaks for every layer of its component that has a `scale_weight`
 //! (ComfyUI, `convert_old_quants`). What is wrong with them is a value too: the engine refuses, `inspect` reports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use safetensors::Dtype;
 use serde_json::Value;
@@ -14,8 +14,14 @@ use super::gather::Opened;
 
 /// Metadata key of the layer formats.
 pub(crate) const METADATA: &str = "_quantization_metadata";
-/// Longest record that is read: a weight under a record's name must not be parsed.
+/// The scale of a weight, newest spelling first.
+pub(crate) const WEIGHT_SCALE: [&str; 2] = ["weight_scale", "scale_weight"];
+/// The scale of an activation, newest spelling first.
+pub(crate) const INPUT_SCALE: [&str; 2] = ["input_scale", "scale_input"];
+/// Longest record that is read. The longest that is known has about 150 bytes.
 const MAX_RECORD: usize = 1 << 16;
+/// Characters of a faulty entry that a message quotes.
+const QUOTED: usize = 60;
 
 /// Where a record was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +48,13 @@ pub struct Record {
 /// What can be wrong with markers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProblemKind {
-    /// A record that is no JSON object with a format.
+    /// A record without content, or of zeros only.
+    EmptyRecord,
+    /// A record that is no JSON object with a `format`.
     UnreadableRecord,
     /// Metadata that cannot be read as a whole.
     UnreadableMetadata,
-    /// An entry of the metadata that is no object with a format.
+    /// An entry of the metadata that is no object with a `format`.
     EntryWithoutFormat,
     /// The metadata names a layer that the file has under another prefix.
     WrongPrefix,
@@ -54,8 +62,10 @@ pub enum ProblemKind {
     AbsentLayer,
     /// Record and metadata name different formats.
     Disagreement,
-    /// The older marker stands beside records.
+    /// The older marker stands beside records of the same layers.
     MixedMarkers,
+    /// The older marker has no layer to speak for.
+    IdleMarker,
 }
 
 /// Something wrong with a marker.
@@ -80,9 +90,6 @@ pub struct Markers {
 /// All tensors by stored name.
 type Stored<'a> = BTreeMap<&'a str, &'a TensorView>;
 
-/// Stored layer names by what is left of them without prefix.
-type Layers<'a> = BTreeMap<&'a str, &'a str>;
-
 impl Markers {
     /// Reads every marker.
     pub(crate) fn read(opened: &Opened) -> Self {
@@ -93,17 +100,12 @@ impl Markers {
             .map(|view| (view.name(), view))
             .collect();
         let mut markers = Self::default();
-        let layers: Layers = stored
-            .keys()
-            .filter_map(|name| name.strip_suffix(".weight"))
-            .map(|layer| (suffix(layer), layer))
-            .collect();
         let texts = opened
             .files
             .iter()
             .filter_map(|file| file.metadata().get(METADATA));
         for text in texts {
-            markers.metadata(text, &stored, &layers);
+            markers.metadata(text, &stored);
         }
         for (name, view) in &stored {
             if let Some(layer) = name.strip_suffix(".comfy_quant") {
@@ -139,15 +141,15 @@ impl Markers {
         tensors.iter().filter_map(record).collect()
     }
 
-    fn problem(&mut self, name: &str, kind: ProblemKind, message: String) {
+    fn problem(&mut self, name: &str, kind: ProblemKind, message: impl Into<String>) {
         self.problems.push(Problem {
             name: name.to_owned(),
             kind,
-            message,
+            message: message.into(),
         });
     }
 
-    fn metadata(&mut self, text: &str, stored: &Stored, all: &Layers) {
+    fn metadata(&mut self, text: &str, stored: &Stored) {
         let json: Value = match serde_json::from_str(text) {
             Ok(json) => json,
             Err(e) => {
@@ -157,14 +159,19 @@ impl Markers {
         };
         let Some(layers) = json.get("layers").and_then(Value::as_object) else {
             let message =
-                "the metadata has no `layers`, ComfyUI cannot load it; convert the file again"
-                    .to_owned();
+                "the metadata has no `layers`, ComfyUI cannot load it; convert the file again";
             return self.problem(METADATA, ProblemKind::UnreadableMetadata, message);
         };
+        // Every layer of the file by its name without a component's prefix.
+        let mut bare = BTreeMap::<&str, Vec<&str>>::new();
+        for layer in stored.keys().filter_map(|n| n.strip_suffix(".weight")) {
+            bare.entry(without_prefix(layer)).or_default().push(layer);
+        }
         for (layer, entry) in layers {
             let Some(record) = record(entry, Carrier::Metadata) else {
                 let message = format!(
-                    "the metadata's entry is {entry}, an object with a `format` was expected; convert the file again"
+                    "the metadata's entry is {}, an object with a `format` was expected; convert the file again",
+                    quoted(&entry.to_string())
                 );
                 self.problem(layer, ProblemKind::EntryWithoutFormat, message);
                 continue;
@@ -173,83 +180,78 @@ impl Markers {
                 self.records.insert(layer.clone(), record);
                 continue;
             }
-            match all.get(suffix(layer)) {
-                Some(there) => {
-                    // What is meant is clear, so it is honoured here.
+            match bare.get(without_prefix(layer)).map(Vec::as_slice) {
+                // What is meant is clear, so it is honoured here.
+                Some([there]) => {
                     self.records.insert((*there).to_owned(), record);
                     let message = format!(
-                        "the metadata names this layer, the file has it as `{there}`: not every ComfyUI finds it; convert again with --marker comfy_quant"
+                        "the metadata names this layer, the file calls it `{there}`: some of ComfyUI's loaders look for exactly this name and load the layer as if it had no record; convert the file again with --marker comfy_quant"
                     );
                     self.problem(layer, ProblemKind::WrongPrefix, message);
                 }
-                None => {
-                    let message = "the metadata names this layer, which is not in the file; the metadata was copied from another file: convert again".to_owned();
-                    self.problem(layer, ProblemKind::AbsentLayer, message);
-                }
+                _ => self.problem(
+                    layer,
+                    ProblemKind::AbsentLayer,
+                    "the metadata names this layer, which is not in the file; the metadata was copied from another file: convert again",
+                ),
             }
         }
     }
 
     fn tensor(&mut self, layer: &str, view: &TensorView) {
-        match record_of(view) {
+        match parse(view) {
             Ok(new) => {
                 if let Some(old) = self.records.insert(layer.to_owned(), new.clone())
                     && old.format != new.format
                 {
                     let message = format!(
-                        "the record says `{}`, the metadata says `{}`; convert the file again from its source",
-                        new.format, old.format
+                        "the record says `{}`, the metadata says `{}`, and ComfyUI believes the metadata; convert the file again from its source",
+                        quoted(&new.format),
+                        quoted(&old.format)
                     );
                     self.problem(view.name(), ProblemKind::Disagreement, message);
                 }
             }
-            Err(why) => {
-                let message = format!("{why}; convert the file again from its source");
-                self.problem(view.name(), ProblemKind::UnreadableRecord, message);
+            Err((kind, why)) => {
+                let message = format!("the record {why}; convert the file again from its source");
+                self.problem(view.name(), kind, message);
             }
         }
     }
 
     /// The older marker, which ComfyUI reads only in a file without metadata.
     fn legacy(&mut self, stored: &Stored) {
-        let marks: Vec<(&str, bool)> = stored
-            .iter()
-            .filter_map(|(name, view)| {
-                let prefix = name.strip_suffix("scaled_fp8")?;
-                (prefix.is_empty() || prefix.ends_with('.'))
-                    .then_some((prefix, view.elements() == 2))
-            })
-            .collect();
-        for (prefix, full_precision_matrix_mult) in marks {
-            let layers = stored
+        for (name, view) in stored {
+            let Some(prefix) = name.strip_suffix("scaled_fp8") else {
+                continue;
+            };
+            if !(prefix.is_empty() || prefix.ends_with('.')) {
+                continue;
+            }
+            let layers: BTreeSet<&str> = stored
                 .range(prefix..)
                 .take_while(|(name, _)| name.starts_with(prefix))
-                .filter_map(|(name, _)| name.strip_suffix(".scale_weight"));
-            let mut mixed = None;
-            for layer in layers {
-                match self.records.get(layer) {
-                    Some(record) if record.carrier != Carrier::Legacy => {
-                        mixed = Some(layer.to_owned());
-                    }
-                    _ => {
-                        let record = Record {
-                            format: "float8_e4m3fn".to_owned(),
-                            full_precision_matrix_mult,
-                            carrier: Carrier::Legacy,
-                        };
-                        self.records.insert(layer.to_owned(), record);
-                    }
+                .filter_map(|(name, _)| name.strip_suffix(".scale_weight"))
+                .collect();
+            let recorded = layers.iter().find(|l| self.records.contains_key(**l));
+            match (layers.first(), recorded.copied()) {
+                (None, _) => self.problem(name, ProblemKind::IdleMarker,
+                    "it says that there are layers with a `scale_weight`, and there are none: the scales were renamed or lost; convert the file again from its source",
+                ),
+                (_, Some(layer)) if self.records[layer].carrier != Carrier::Legacy => {
+                    let message = format!(
+                        "it speaks for `{layer}`, which has a record of its own as well; convert the file again, so that one marker is left"
+                    );
+                    self.problem(name, ProblemKind::MixedMarkers, message);
                 }
+                _ => {}
             }
-            if let Some(layer) = mixed {
-                let message = format!(
-                    "it marks `{layer}`, which has a record of its own: ComfyUI would read one of the two; convert the file again"
-                );
-                self.problem(
-                    &format!("{prefix}scaled_fp8"),
-                    ProblemKind::MixedMarkers,
-                    message,
-                );
+            for layer in layers {
+                self.records.entry(layer.to_owned()).or_insert(Record {
+                    format: "float8_e4m3fn".to_owned(),
+                    full_precision_matrix_mult: view.elements() == 2,
+                    carrier: Carrier::Legacy,
+                });
             }
         }
     }
@@ -257,19 +259,25 @@ impl Markers {
 
 /// The record in a `comfy_quant` tensor.
 pub(crate) fn record_of(view: &TensorView) -> Result<Record, String> {
-    let bad = |why: String| format!("its record `{}` {why}", view.name());
+    parse(view).map_err(|(_, why)| format!("its record `{}` {why}", view.name()))
+}
+
+fn parse(view: &TensorView) -> Result<Record, (ProblemKind, String)> {
+    let unreadable = |why: String| (ProblemKind::UnreadableRecord, why);
     if view.dtype() != Dtype::U8 {
-        return Err(bad(format!("is {:?}, not U8 JSON", view.dtype())));
+        return Err(unreadable(format!("is {:?}, not U8 JSON", view.dtype())));
     }
-    if view.byte_len() > MAX_RECORD {
-        return Err(bad(format!(
-            "has {} bytes, a record has about a hundred",
-            view.byte_len()
-        )));
+    if view.elements() > MAX_RECORD {
+        return Err(unreadable(format!("has {} bytes", view.elements())));
     }
-    let json: Value = serde_json::from_slice(view.bytes())
-        .map_err(|e| bad(format!("is not valid JSON ({e})")))?;
-    record(&json, Carrier::Tensor).ok_or_else(|| bad("names no format".to_owned()))
+    let bytes = view.bytes();
+    if bytes.iter().all(|byte| *byte == 0) {
+        let why = "is empty, which ComfyUI cannot read".to_owned();
+        return Err((ProblemKind::EmptyRecord, why));
+    }
+    let json: Value = serde_json::from_slice(bytes)
+        .map_err(|e| unreadable(format!("is not valid JSON ({e})")))?;
+    record(&json, Carrier::Tensor).ok_or_else(|| unreadable("names no format".to_owned()))
 }
 
 fn record(json: &Value, carrier: Carrier) -> Option<Record> {
@@ -284,11 +292,12 @@ fn record(json: &Value, carrier: Carrier) -> Option<Record> {
 }
 
 /// What of a layer's name is left without the prefix of a component.
-fn suffix(layer: &str) -> &str {
-    const PREFIXES: [&str; 4] = [
+fn without_prefix(layer: &str) -> &str {
+    const PREFIXES: [&str; 5] = [
         "model.diffusion_model.",
         "diffusion_model.",
         "text_encoders.qwen25_7b.transformer.",
+        "qwen25_7b.transformer.",
         "transformer.",
     ];
     PREFIXES
@@ -296,3 +305,15 @@ fn suffix(layer: &str) -> &str {
         .find_map(|prefix| layer.strip_prefix(prefix))
         .unwrap_or(layer)
 }
+
+/// Text of a stranger's file, short enough for a message.
+fn quoted(text: &str) -> String {
+    match text.char_indices().nth(QUOTED) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}...", &text[..at]),
+    }
+}
+
+#[cfg(test)]
+#[path = "markers_tests.rs"]
+mod tests;

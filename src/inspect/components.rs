@@ -9,6 +9,7 @@ use safetensors::Dtype;
 use super::fault::{FaultKind, Findings};
 use super::{ComponentReport, markers};
 use crate::checkpoint::gather::Opened;
+use crate::checkpoint::markers::Markers;
 use crate::checkpoint::{Component, TensorView, Weights};
 use crate::model::ModelError;
 use crate::model::config::{TextEncoderConfig, TransformerConfig, VaeConfig};
@@ -18,11 +19,13 @@ use crate::model::inventory::{self, Expected, VisionSizes};
 pub(super) fn check(
     opened: &Opened,
     path: &Path,
+    records: &Markers,
     found: &mut Findings,
 ) -> BTreeMap<&'static str, ComponentReport> {
     let mut components = BTreeMap::new();
     for (component, tensors) in &opened.tensors {
-        let weights = Weights::new(*component, path, &Device::Cpu, tensors.clone());
+        let weights = Weights::new(*component, path, &Device::Cpu, tensors.clone())
+            .marked(records.canonical(tensors));
         let sizes = sizes(&weights, opened).unwrap_or_else(|error| {
             found.fault("", FaultKind::Config, error.to_string());
             Sizes::default()

@@ -54,6 +54,8 @@ pub enum FaultKind {
     Disagreement,
     /// The older `scaled_fp8` marker beside records or metadata.
     MixedMarkers,
+    /// The older `scaled_fp8` marker without any layer that it could speak for.
+    IdleMarker,
     /// A marker names a format that is not known.
     UnknownMarker,
     /// A marker for a layer that has no weight.

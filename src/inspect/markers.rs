@@ -113,13 +113,14 @@ pub(super) fn check(opened: &Opened, markers: &Markers, stored: &Stored, found: 
 /// Every problem with a marker as such has a fault of its own.
 fn kind(problem: ProblemKind) -> FaultKind {
     match problem {
-        ProblemKind::UnreadableRecord => FaultKind::UnreadableRecord,
+        ProblemKind::EmptyRecord | ProblemKind::UnreadableRecord => FaultKind::UnreadableRecord,
         ProblemKind::UnreadableMetadata => FaultKind::UnreadableMetadata,
         ProblemKind::EntryWithoutFormat => FaultKind::MetadataEntry,
         ProblemKind::WrongPrefix => FaultKind::WrongPrefix,
         ProblemKind::AbsentLayer => FaultKind::AbsentLayer,
         ProblemKind::Disagreement => FaultKind::Disagreement,
         ProblemKind::MixedMarkers => FaultKind::MixedMarkers,
+        ProblemKind::IdleMarker => FaultKind::IdleMarker,
     }
 }
 

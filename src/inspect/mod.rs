@@ -151,7 +151,7 @@ fn report(opened: &Opened, path: &Path, depth: &Depth) -> Report {
     let mut rest = Findings::default();
     layout::check_names(opened, &mut rest);
     markers::check(opened, &markers, &stored, &mut rest);
-    let components = components::check(opened, path, &mut rest);
+    let components = components::check(opened, path, &markers, &mut rest);
     advice::check(opened, &markers, &mut rest);
     values::check_small(&stored, &mut rest);
     // What a file lacks because it was cut short is no news.

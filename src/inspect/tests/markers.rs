@@ -8,7 +8,7 @@ const FP8: &str = r#"{"format": "float8_e4m3fn"}"#;
 fn records_that_cannot_be_read() {
     // All zeros is what some quantizers put beside layers that they left alone.
     for (record, words) in [
-        ("\0\0\0\0", "is not valid JSON"),
+        ("\0\0\0\0", "is empty"),
         ("nvfp4", "is not valid JSON"),
         (r#"{"weight_scale": 1}"#, "names no format"),
         (r#"{"format": 4}"#, "names no format"),
@@ -217,12 +217,44 @@ fn packed_weights_without_a_record() {
     only(&tiny, &weight, kind, "a plain matrix of half the width");
 }
 
+/// The width that the config tells is that of the numbers, not of the bytes.
 #[test]
-fn img_in_as_nvfp4() {
+fn img_in_and_txt_in_as_nvfp4() {
     let mut tiny = Tiny::new();
+    tiny.nvfp4("model.diffusion_model.txt_in");
+    assert_eq!(kinds(&tiny.report()), []);
     tiny.nvfp4("model.diffusion_model.img_in");
+    let img_in = "model.diffusion_model.img_in.weight";
+    only(&tiny, img_in, FaultKind::ImgInNvfp4, "keep rule");
+}
+
+/// What some quantizers leave beside the layers that they keep (ComfyUI issues 15400 and 16472).
+#[test]
+fn empty_records() {
+    let name = format!("{LAYER}.comfy_quant");
+    for bytes in [&[][..], &[0; 29]] {
+        let mut tiny = Tiny::new();
+        tiny.put(name.clone(), Dtype::U8, &[bytes.len()], bytes);
+        only(&tiny, &name, FaultKind::UnreadableRecord, "is empty");
+    }
+}
+
+#[test]
+fn the_older_marker_without_layers() {
+    let name = "model.diffusion_model.scaled_fp8";
+    let mut tiny = Tiny::new();
+    tiny.put(name.to_owned(), Dtype::F8_E4M3, &[0], &[]);
+    only(&tiny, name, FaultKind::IdleMarker, "renamed or lost");
+}
+
+/// ComfyUI's separate files have no prefix before the marker, as the published scaled text encoder has none.
+#[test]
+fn the_older_marker_of_a_separate_file() {
+    let mut tiny = legacy("");
+    tiny.tensors
+        .retain(|name, _| name.starts_with("model.diffusion_model.") || name == "scaled_fp8");
+    tiny.rename("model.diffusion_model.", "");
     let report = tiny.report();
-    // That it has 32 channels now, not the 64 of the config, is a fault too.
-    let first = ("model.diffusion_model.img_in.weight", FaultKind::ImgInNvfp4);
-    assert_eq!(kinds(&report), [first, ("", FaultKind::Config)]);
+    assert_eq!(kinds(&report), []);
+    assert_eq!(report.quantized.float8_e4m3fn, 1);
 }
