@@ -238,7 +238,7 @@ fn every_source_format_gives_the_same_layer() {
         .map(|c| qwen_nvfp4::numerics::widen::E4M3_TO_F32[usize::from(*c)])
         .collect();
     let layer = "transformer_blocks.0.attn.to_q";
-    let half = 0.5f32.to_le_bytes();
+    let (half, one) = (0.5f32.to_le_bytes(), 1f32.to_le_bytes());
     let write = |name: &str, dtype, bytes: &[u8], extra: &[(&str, Dtype, &[usize], &[u8])]| {
         let path = dir.path().join(format!("{name}.safetensors"));
         let weight = format!("{layer}.weight");
@@ -274,6 +274,7 @@ fn every_source_format_gives_the_same_layer() {
             &codes,
             &[
                 ("scale_weight", Dtype::F32, &[], &half),
+                ("scale_input", Dtype::F32, &[], &one),
                 ("", Dtype::F8_E4M3, &[0], &[]),
             ],
         ),
@@ -309,6 +310,8 @@ fn every_source_format_gives_the_same_layer() {
             assert!(reports[0].sqnr_db.unwrap() > 10.0);
             let file = SafetensorsFile::open(&out.path).unwrap();
             // The older marker is spent: a record stands for it.
+            // Its activation scale of 1 meant none.
+            assert!(!file.contains(&format!("{layer}.input_scale")));
             assert!(!file.contains("scaled_fp8") && file.contains(&format!("{layer}.comfy_quant")));
             let part = |part: &str| {
                 file.view(&format!("{layer}.{part}"))
@@ -329,8 +332,7 @@ fn faults_leave_nothing_behind() {
     let empty = || std::fs::read_dir(folder).unwrap().count() == 0;
     let fails = |input: &Path, words: &[&str]| {
         let error = try_convert(input, &out.path, "v3", &unscaled())
-            .err()
-            .expect("a refusal")
+            .expect_err("a refusal")
             .to_string();
         for word in words {
             assert!(error.contains(word), "`{word}` is not in: {error}");

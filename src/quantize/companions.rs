@@ -6,7 +6,7 @@ use safetensors::Dtype;
 
 use super::error::ConvertError;
 use super::source::{Format, Layer};
-use crate::checkpoint::markers::Record;
+use crate::checkpoint::markers::{Carrier, Record};
 use crate::checkpoint::{Component, TensorView};
 use crate::numerics::nvfp4::BLOCK;
 use crate::numerics::swizzle;
@@ -61,6 +61,7 @@ impl Companions<'_> {
                 "it has a weight scale but its weight is {dtype:?}; the file mixes two checkpoints"
             )));
         }
+        let input_scale = self.number(&["input_scale", "scale_input"])?;
         Ok(Layer {
             component,
             stored: self.layer.to_owned(),
@@ -68,7 +69,11 @@ impl Companions<'_> {
             weight: self.view.clone(),
             format,
             weight_scale,
-            input_scale: self.number(&["input_scale", "scale_input"])?,
+            // ComfyUI drops a 1 that comes with the older marker: it means "none".
+            input_scale: match record.map(|r| r.carrier) {
+                Some(Carrier::Legacy) => input_scale.filter(|s| *s != 1.0),
+                _ => input_scale,
+            },
             nvfp4,
             full_precision: record.is_some_and(|r| r.full_precision_matrix_mult),
         })
