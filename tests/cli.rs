@@ -449,6 +449,26 @@ fn failures_leave_no_picture() {
     assert_eq!(files(dir.path()), ["file", "text.safetensors"]);
 }
 
+/// A report that cannot be written is found before the work, not after it.
+#[test]
+fn a_conversion_tries_its_report_first() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("file"), "not a folder").unwrap();
+    let convert = |report: &str| {
+        let mut args = vec!["convert", "tiny", "--policy", "v3", "--assume-unscaled"];
+        args.extend(["-o", "v3.safetensors", "--report", report]);
+        run(&dir, &args)
+    };
+    for (report, code) in [("file/report.json", 1), (".", 2)] {
+        let output = convert(report);
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        assert_eq!(files(dir.path()), ["file"], "{report}");
+    }
+    let output = convert("new/report.json");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(files(dir.path()), ["file", "new", "v3.safetensors"]);
+}
+
 #[test]
 fn every_command_explains_itself_with_an_example() {
     let dir = TempDir::new().unwrap();

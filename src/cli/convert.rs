@@ -69,6 +69,10 @@ pub(super) fn run(args: &Convert, common: &Common, cancel: Cancel) -> Result<(),
         let message = "say where to write with -o OUTPUT, or look at the plan with --dry-run";
         return Err(Failure::Usage(message.to_owned()));
     };
+    if let Some(path) = &args.report {
+        // Before hours of work, not after them.
+        output::check_target(path, "--report")?;
+    }
     let bar = output::byte_bar(plan.bytes_out, !common.quiet);
     let monitor = Monitor {
         cancel,

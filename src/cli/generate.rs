@@ -314,21 +314,7 @@ fn check_outputs(args: &Generate) -> Result<(), Failure> {
         .into_iter()
         .flatten()
     {
-        if path.is_dir() {
-            return Err(Failure::Usage(format!(
-                "{} is a folder; name a file in it",
-                path.display()
-            )));
-        }
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
-        tempfile::tempfile_in(folder).with_context(|| {
-            format!("cannot write into {}; choose another -o", folder.display())
-        })?;
+        output::check_target(path, "-o")?;
     }
     Ok(())
 }

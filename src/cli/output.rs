@@ -4,7 +4,10 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::Failure;
 
 /// Whether colours are wanted on standard error (<https://no-color.org>).
 pub(super) fn colours() -> bool {
@@ -94,4 +97,25 @@ mod tests {
         assert_eq!(numbered(path, 7, 12_000), Path::new("a/out-00007.png"));
         assert_eq!(numbered(Path::new("x"), 1, 2), Path::new("x-001.png"));
     }
+}
+
+/// Makes the folder of a file that is to be written and tries it; `flag` is where another one is chosen.
+pub(super) fn check_target(path: &Path, flag: &str) -> Result<(), Failure> {
+    if path.is_dir() {
+        let message = format!("{} is a folder; name a file in it", path.display());
+        return Err(Failure::Usage(message));
+    }
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create {}; choose another {flag}", folder.display()))?;
+    tempfile::tempfile_in(folder).with_context(|| {
+        format!(
+            "cannot write into {}; choose another {flag}",
+            folder.display()
+        )
+    })?;
+    Ok(())
 }
