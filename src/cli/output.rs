@@ -85,20 +85,6 @@ pub(super) fn peak_rss() -> Option<u64> {
     Some(kib * 1024)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn several_pictures_are_numbered() {
-        let path = Path::new("a/out.png");
-        assert_eq!(numbered(path, 0, 1), Path::new("a/out.png"));
-        assert_eq!(numbered(path, 7, 12), Path::new("a/out-007.png"));
-        assert_eq!(numbered(path, 7, 12_000), Path::new("a/out-00007.png"));
-        assert_eq!(numbered(Path::new("x"), 1, 2), Path::new("x-001.png"));
-    }
-}
-
 /// Makes the folder of a file that is to be written and tries it; `flag` is where another one is chosen.
 pub(super) fn check_target(path: &Path, flag: &str) -> Result<(), Failure> {
     if path.is_dir() {
@@ -118,4 +104,18 @@ pub(super) fn check_target(path: &Path, flag: &str) -> Result<(), Failure> {
         )
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_pictures_are_numbered() {
+        let path = Path::new("a/out.png");
+        assert_eq!(numbered(path, 0, 1), Path::new("a/out.png"));
+        assert_eq!(numbered(path, 7, 12), Path::new("a/out-007.png"));
+        assert_eq!(numbered(path, 7, 12_000), Path::new("a/out-00007.png"));
+        assert_eq!(numbered(Path::new("x"), 1, 2), Path::new("x-001.png"));
+    }
 }
