@@ -351,6 +351,20 @@ fn faults_leave_nothing_behind() {
     let nan = scratch.path().join("nan.safetensors");
     std::fs::write(&nan, &spoiled).unwrap();
     fails(&nan, &[layer, "row 3, column 7", "nan.safetensors"]);
+    // And in tensors that only go over: a kept weight, a bias that is widened, the VAE's BF16.
+    for (name, at, byte) in [
+        ("model.diffusion_model.img_in.weight", 5, 0x7f),
+        ("model.diffusion_model.proj_out.bias", 2, 0xff),
+        ("vae.decoder.conv1.bias", 3, 0xff),
+    ] {
+        let view = file.view(name).unwrap();
+        let mut spoiled = bytes.clone();
+        let width = if view.dtype() == Dtype::BF16 { 2 } else { 1 };
+        spoiled[view.offset() + width * at..][..width].fill(byte);
+        std::fs::write(&nan, &spoiled).unwrap();
+        fails(&nan, &[name, &format!("number {at}"), "nan.safetensors"]);
+    }
+    std::fs::write(&nan, &spoiled).unwrap();
     let cut = scratch.path().join("cut.safetensors");
     std::fs::write(&cut, &bytes[..bytes.len() - 100]).unwrap();
     fails(&cut, &["tensors are cut", "cut.safetensors"]);

@@ -6,6 +6,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use safetensors::Dtype;
 
+use super::simd::multiversion;
+
 const fn e4m3(bits: u8) -> f32 {
     let sign = if bits & 0x80 != 0 { 0x8000_0000 } else { 0 };
     let (exponent, mantissa) = ((bits >> 3) & 15, (bits & 7) as u32);
@@ -111,6 +113,46 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> bool {
     true
 }
 
+multiversion! {
+    /// Whether one of the bytes has all bits of `mask`.
+    fn any_has(bytes: &[u8], mask: u8) -> bool {
+        bytes.iter().fold(false, |any, b| any | (b & mask == mask))
+    }
+}
+
+multiversion! {
+    /// The same for little-endian halves.
+    fn any_half_has(halves: &[[u8; 2]], mask: u16) -> bool {
+        halves.iter().fold(false, |any, h| any | (u16::from_le_bytes(*h) & mask == mask))
+    }
+}
+
+/// The first of the little-endian numbers in `bytes` that is NaN or infinite; none where `dtype` is no float.
+pub fn first_non_finite(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
+    match dtype {
+        // E4M3 has no infinity; its two NaNs have all bits below the sign.
+        Dtype::F8_E4M3 | Dtype::F8_E5M2 => {
+            let mask = if dtype == Dtype::F8_E4M3 { 0x7f } else { 0x7c };
+            let found = || bytes.iter().position(|b| b & mask == mask);
+            any_has(bytes, mask).then(found)?
+        }
+        Dtype::BF16 | Dtype::F16 => {
+            let mask = if dtype == Dtype::BF16 { 0x7f80 } else { 0x7c00 };
+            let halves = bytes.as_chunks::<2>().0;
+            let found = || {
+                let mut halves = halves.iter().map(|h| u16::from_le_bytes(*h));
+                halves.position(|h| h & mask == mask)
+            };
+            any_half_has(halves, mask).then(found)?
+        }
+        Dtype::F32 => {
+            let mut numbers = bytes.as_chunks::<4>().0.iter();
+            numbers.position(|b| !f32::from_le_bytes(*b).is_finite())
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +200,33 @@ mod tests {
             let expected = half::bf16::from_bits(*h).to_f32();
             assert!(o.to_bits() == expected.to_bits() || (o.is_nan() && expected.is_nan()));
         }
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_found() {
+        let codes: Vec<u8> = (0..=u8::MAX).collect();
+        let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        for (dtype, all) in [
+            (Dtype::F8_E4M3, &codes),
+            (Dtype::F8_E5M2, &codes),
+            (Dtype::F16, &halves),
+            (Dtype::BF16, &halves),
+        ] {
+            for one in all.chunks(all.len() / if all.len() == 256 { 256 } else { 65_536 }) {
+                let mut value = [0.0];
+                assert!(widen(dtype, one, &mut value));
+                let zeros = vec![0; one.len()];
+                let found = first_non_finite(dtype, &[&zeros, one].concat());
+                assert_eq!(
+                    found,
+                    (!value[0].is_finite()).then_some(1),
+                    "{dtype:?} {one:?}"
+                );
+            }
+        }
+        let f32s = [1.0, f32::INFINITY].map(f32::to_le_bytes).concat();
+        assert_eq!(first_non_finite(Dtype::F32, &f32s), Some(1));
+        assert_eq!(first_non_finite(Dtype::U8, &[0xff; 4]), None);
     }
 
     #[test]

@@ -31,6 +31,18 @@ pub enum ConvertError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// A tensor with a NaN or an infinity.
+    #[error(
+        "{path}: tensor `{tensor}` is NaN or infinite at number {at}; get the file again from its source"
+    )]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Which of its numbers, row-major.
+        at: usize,
+    },
     /// FP8 weights without a scale.
     #[error("{path}: {missing} of {all} FP8 weights have no scale, the first is `{layer}`; {hint}")]
     Unscaled {

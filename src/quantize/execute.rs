@@ -16,7 +16,7 @@ use super::report::LayerReport;
 use super::source::Source;
 use crate::checkpoint::{Layout, Reader, SafetensorsFile, TensorView, Writer};
 use crate::context::Cancel;
-use crate::numerics::widen::widen;
+use crate::numerics::widen::{self, first_non_finite};
 
 /// Bytes of the source that are read at a time.
 pub(super) const CHUNK: usize = 1 << 20;
@@ -268,7 +268,7 @@ impl Work<'_> {
         Ok(None)
     }
 
-    /// All bytes of `view`, in chunks.
+    /// All bytes of `view`, in chunks, as long as they are numbers.
     fn chunks(
         &self,
         view: &TensorView,
@@ -280,6 +280,14 @@ impl Work<'_> {
                 let offset = chunk * CHUNK;
                 buf.resize(CHUNK.min(view.byte_len() - offset), 0);
                 self.readers.read(view, offset, buf)?;
+                if let Some(at) = first_non_finite(view.dtype(), buf) {
+                    let width = widen::width(view.dtype()).unwrap_or(1);
+                    return Err(ConvertError::NotFinite {
+                        path: view.file().path().to_owned(),
+                        tensor: view.name().to_owned(),
+                        at: offset / width + at,
+                    });
+                }
                 each(offset, buf)
             })
     }
@@ -288,7 +296,7 @@ impl Work<'_> {
 /// FP8 bytes as BF16, exactly: it has more bits in both of its parts.
 fn to_bf16(dtype: Dtype, bytes: &[u8]) -> Vec<u8> {
     let mut wide = vec![0.0; bytes.len()];
-    widen(dtype, bytes, &mut wide);
+    widen::widen(dtype, bytes, &mut wide);
     wide.iter()
         .flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes())
         .collect()
