@@ -148,7 +148,7 @@ fn a_full_disk_is_found_before_the_work() {
     let output = convert(&mounted.0.join("v3.safetensors")).output().unwrap();
     let message = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{message}");
-    for part in ["v3.safetensors", "bytes", "free some"] {
+    for part in ["v3.safetensors", "needs 12", "free some"] {
         assert!(message.contains(part), "{message}");
     }
     assert!(names(mounted.0).is_empty(), "{:?}", names(mounted.0));
