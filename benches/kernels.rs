@@ -15,8 +15,6 @@ use candle_core::{D, Device, Tensor};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, criterion_group, criterion_main};
 use qwen_nvfp4::checkpoint::{Component, SafetensorsFile, Weights};
-use qwen_nvfp4::context::Cx;
-use qwen_nvfp4::ops::Linear;
 use qwen_nvfp4::ops::activation::gated_residual;
 use qwen_nvfp4::ops::attention::{Attention, Keys};
 use qwen_nvfp4::ops::conv::{Conv2d, Geometry, Map};
@@ -213,72 +211,5 @@ fn convolution(c: &mut Criterion) {
     group.finish();
 }
 
-fn linear(c: &mut Criterion) {
-    let cx = Cx::default();
-    for (m, n, k) in [(S, 3072, 3072), (16, 3072, 3072), (1, 18432, 3072)] {
-        let x = tensor(&[m, k]);
-        let codes: Vec<u8> = (0..n * k).map(|i| (i * 37 % 96) as u8).collect();
-        let dense = numbers(n * k);
-        let bf16 = dense
-            .iter()
-            .flat_map(|v| half::bf16::from_f32(*v).to_le_bytes());
-        let record = br#"{"format": "nvfp4"}"#.to_vec();
-        let formats: [(&str, Vec<Named<'_>>); 4] = [
-            (
-                "F32",
-                vec![("l.weight", Dtype::F32, vec![n, k], bytes(&dense))],
-            ),
-            (
-                "BF16",
-                vec![("l.weight", Dtype::BF16, vec![n, k], bf16.collect())],
-            ),
-            (
-                "FP8",
-                vec![("l.weight", Dtype::F8_E4M3, vec![n, k], codes.clone())],
-            ),
-            (
-                "NVFP4",
-                vec![
-                    (
-                        "l.weight",
-                        Dtype::U8,
-                        vec![n, k / 2],
-                        codes[..n * k / 2].to_vec(),
-                    ),
-                    (
-                        "l.weight_scale",
-                        Dtype::F8_E4M3,
-                        vec![n, k / 16],
-                        vec![0x38; n * k / 16],
-                    ),
-                    ("l.weight_scale_2", Dtype::F32, vec![], bytes(&[0.01])),
-                    ("l.comfy_quant", Dtype::U8, vec![record.len()], record),
-                ],
-            ),
-        ];
-        let mut group = group(c, &format!("linear {m}x{n}x{k}"));
-        for (format, tensors) in formats {
-            let layer = Linear::load(&weights(&tensors).pp("l"), n, k, false).unwrap();
-            group.bench_function(format, |b| {
-                b.iter(|| black_box(layer.forward(&x, &cx).unwrap()))
-            });
-        }
-        let w = Tensor::from_vec(dense, (n, k), &Device::Cpu).unwrap();
-        let w = w.t().unwrap();
-        group.bench_function("candle F32", |b| {
-            b.iter(|| black_box(x.matmul(&w).unwrap()))
-        });
-        // GELU has no public function of its own: its cost is what the fused form adds to the product.
-        if m == 16 {
-            let w = weights(&[("l.weight", Dtype::F32, vec![n, k], bytes(&numbers(n * k)))]);
-            let layer = Linear::load(&w.pp("l"), n, k, false).unwrap();
-            group.bench_function("F32 with GELU", |b| {
-                b.iter(|| black_box(layer.forward_gelu(&x, &cx).unwrap()))
-            });
-        }
-        group.finish();
-    }
-}
-
-criterion_group!(benches, attention, rows, convolution, linear);
+criterion_group!(benches, attention, rows, convolution);
 criterion_main!(benches);

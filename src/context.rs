@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
 
+use crate::numerics::machine::Machine;
+
 /// Watches a forward pass. Every method has an empty default.
 pub trait Observer: Send + Sync {
     /// The input of a linear layer, `[.., K]` in F32, just before it is used. `layer` is the layer's
@@ -50,6 +52,8 @@ pub struct Cx {
     pub observer: Arc<dyn Observer>,
     /// Tells when to stop.
     pub cancel: Cancel,
+    /// Which kernels may run.
+    pub machine: Machine,
 }
 
 impl Default for Cx {
@@ -57,6 +61,7 @@ impl Default for Cx {
         Self {
             observer: Arc::new(Unobserved),
             cancel: Cancel::default(),
+            machine: Machine::detect(),
         }
     }
 }
@@ -67,6 +72,7 @@ impl Cx {
         Self {
             observer,
             cancel: self.cancel.clone(),
+            machine: self.machine,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Each module and what it may name after `crate::`, besides itself. What is missing here may use everything.
 const MAY_USE: [(&str, &[&str]); 6] = [
     ("numerics", &[]),
-    ("context", &[]),
+    ("context", &["numerics"]),
     ("checkpoint", &["numerics"]),
     ("ops", &["numerics", "checkpoint", "context"]),
     ("model", &["numerics", "checkpoint", "context", "ops"]),

@@ -21,6 +21,8 @@ pub enum Encoding {
         weight_scale: f32,
         /// Static activation scale, where the file brings one.
         input_scale: Option<f32>,
+        /// Whether a record lets the product itself be computed in FP8; without one ComfyUI only widens the weight.
+        quantizes_input: bool,
     },
     /// E2M1 numbers, two to a byte, times block scales, times one scale.
     Nvfp4 {
@@ -30,7 +32,22 @@ pub enum Encoding {
         weight_scale_2: f32,
         /// Static activation scale, where the file brings one.
         input_scale: Option<f32>,
+        /// Whether the product itself may be computed in NVFP4: the record does not ask for full precision.
+        quantizes_input: bool,
     },
+}
+
+/// How activations are quantized for layers whose format quantizes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// With the file's `input_scale`. Where there is none: NVFP4 with the activation's own amax, FP8 with a scale of 1,
+    /// as ComfyUI does.
+    #[default]
+    Static,
+    /// With the activation's own amax, whatever the file says.
+    Dynamic,
+    /// Not at all: weights are widened and multiplied with F32 activations.
+    None,
 }
 
 impl Encoding {
@@ -70,6 +87,9 @@ impl Encoding {
             None => layer.record().cloned(),
         };
         let format = record.as_ref().map(|r| r.format.as_str());
+        let quantizes_input = record
+            .as_ref()
+            .is_some_and(|r| !r.full_precision_matrix_mult);
         let input_scale = scale(&INPUT_SCALE)?;
         match (weight.dtype(), format) {
             (Dtype::U8, Some("nvfp4")) => {
@@ -82,6 +102,7 @@ impl Encoding {
                         )
                     })?,
                     input_scale,
+                    quantizes_input,
                 });
             }
             (dtype, Some("nvfp4")) => {
@@ -112,6 +133,7 @@ impl Encoding {
                         Some(Carrier::Legacy) => input_scale.filter(|s| *s != 1.0),
                         _ => input_scale,
                     },
+                    quantizes_input,
                 }),
             },
             (dtype, Some(format)) => Err(refuse(format!(

@@ -164,7 +164,8 @@ fn the_older_marker() {
         encodings[0],
         Ok(Encoding::Fp8 {
             weight_scale: 0.5,
-            input_scale: None
+            input_scale: None,
+            quantizes_input: true,
         })
     ));
     // Without the marker 1 is a number like others.

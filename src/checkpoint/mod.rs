@@ -26,7 +26,7 @@ mod writer;
 use std::fmt;
 
 pub use comfy_names::ComfyNames;
-pub use encoding::Encoding;
+pub use encoding::{Activations, Encoding};
 pub use error::CheckpointError;
 pub use file::{SafetensorsFile, TensorView};
 pub use layout::{Layout, NewTensor};

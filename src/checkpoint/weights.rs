@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use safetensors::Dtype;
 
 use super::markers::Record;
-use super::{Adapter, CheckpointError, Component, Lora, TensorView};
+use super::{Activations, Adapter, CheckpointError, Component, Lora, TensorView};
 
 struct Store {
     component: Component,
@@ -31,6 +31,7 @@ pub struct Weights {
     store: Arc<Store>,
     adapters: Arc<BTreeMap<String, Vec<Adapter>>>,
     records: Arc<Records>,
+    activations: Activations,
     prefix: String,
 }
 
@@ -53,6 +54,7 @@ impl Weights {
             store: Arc::new(store),
             adapters: Arc::default(),
             records: Arc::default(),
+            activations: Activations::default(),
             prefix: String::new(),
         }
     }
@@ -63,6 +65,7 @@ impl Weights {
             store: Arc::clone(&self.store),
             adapters: Arc::clone(&self.adapters),
             records: Arc::clone(&self.records),
+            activations: self.activations,
             prefix: self.full(&part.to_string()),
         }
     }
@@ -88,6 +91,19 @@ impl Weights {
             .and_then(|layer| self.records.get(layer));
         let stored = self.store.tensors.get(&name).map(TensorView::dtype);
         record.is_some_and(|r| r.format == "nvfp4") && stored == Some(Dtype::U8)
+    }
+
+    /// The same tensors, their layers' activations quantized in this way.
+    pub fn with_activations(&self, activations: Activations) -> Self {
+        Self {
+            activations,
+            ..self.clone()
+        }
+    }
+
+    /// How the layers' activations are quantized.
+    pub fn activations(&self) -> Activations {
+        self.activations
     }
 
     /// The same tensors with adapters beside them, added to those that are there.

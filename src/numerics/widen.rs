@@ -8,7 +8,8 @@ use safetensors::Dtype;
 
 use super::simd::multiversion;
 
-const fn e4m3(bits: u8) -> f32 {
+/// The number of one E4M3 code.
+pub(crate) const fn e4m3_of(bits: u8) -> f32 {
     let sign = if bits & 0x80 != 0 { 0x8000_0000 } else { 0 };
     let (exponent, mantissa) = ((bits >> 3) & 15, (bits & 7) as u32);
     if exponent == 15 && mantissa == 7 {
@@ -42,7 +43,7 @@ pub static E4M3_TO_F32: [f32; 256] = {
     let mut table = [0.0; 256];
     let mut code = 0;
     while code < 256 {
-        table[code] = e4m3(code as u8);
+        table[code] = e4m3_of(code as u8);
         code += 1;
     }
     table
@@ -99,9 +100,7 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> bool {
             }
         }
         Dtype::F8_E4M3 => {
-            for (o, b) in out.iter_mut().zip(bytes) {
-                *o = E4M3_TO_F32[usize::from(*b)];
-            }
+            widen_e4m3(bytes, out);
         }
         Dtype::F8_E5M2 => {
             for (o, b) in out.iter_mut().zip(bytes) {
@@ -111,6 +110,20 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> bool {
         _ => return false,
     }
     true
+}
+
+multiversion! {
+    /// E4M3 by arithmetic, which unlike a table runs in vectors: an E4M3 number's bits, moved to where F32 has exponent
+    /// and mantissa, are that number times 2^-120, subnormals included.
+    fn widen_e4m3(codes: &[u8], out: &mut [f32]) {
+        const SCALE: f32 = f32::from_bits((127 + 120) << 23);
+        for (o, code) in out.iter_mut().zip(codes) {
+            let magnitude = u32::from(code & 0x7f);
+            let number = (f32::from_bits(magnitude << 20) * SCALE).to_bits();
+            let bits = if magnitude == 0x7f { 0x7fc0_0000 } else { number };
+            *o = f32::from_bits(bits | u32::from(code & 0x80) << 24);
+        }
+    }
 }
 
 multiversion! {

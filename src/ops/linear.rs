@@ -1,14 +1,15 @@
 //! The linear layer: `y = x W^T + b`. Precision lives here, in the weight, and nowhere else in the model.
 //!
-//! The weight stays where it is stored (the memory map); it is widened to F32 a panel of rows at a time,
-//! just before the panel is multiplied. Low-rank adapters stay beside it: they are never merged, so that the stored
-//! weight keeps its format and its bytes.
+//! The weight stays where it is stored (the memory map) and in its format; what its activations become is decided when
+//! it is loaded. Low-rank adapters stay beside it: they are never merged, and see the activations unquantized.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::{Storage, Tensor};
+use rayon::prelude::*;
 
-use super::gemm::{self, Epilogue, LowRank, Rows};
-use super::operand;
-use super::weight::{LowRankWeight, Weight};
+use super::matmul::driver::{Extent, Finish};
+use super::matmul::{NonFinite, float, fp8, nvfp4};
+use super::weight::{Input, LowRankWeight, Weight};
+use super::{activation, operand};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::context::Cx;
 
@@ -16,6 +17,7 @@ use crate::context::Cx;
 pub struct Linear {
     name: String,
     weight: Weight,
+    input: Input,
     bias: Option<Vec<f32>>,
     adapters: Vec<LowRankWeight>,
     out_features: usize,
@@ -33,7 +35,7 @@ impl Linear {
         in_features: usize,
         bias: bool,
     ) -> Result<Self, CheckpointError> {
-        let weight = Weight::load(layer, out_features, in_features)?;
+        let (weight, input) = Weight::load(layer, out_features, in_features)?;
         let bias = match bias {
             true => Some(layer.view("bias", &[out_features])?.to_f32()?),
             false => None,
@@ -41,6 +43,7 @@ impl Linear {
         Ok(Self {
             name: layer.full(""),
             weight,
+            input,
             bias,
             adapters: layer.adapters().iter().map(LowRankWeight::new).collect(),
             out_features,
@@ -58,12 +61,17 @@ impl Linear {
         self.out_features
     }
 
+    /// In which precision activations meet the weight.
+    pub fn input(&self) -> Input {
+        self.input
+    }
+
     /// `x` `[.., in]` F32 to `[.., out]` F32.
     ///
     /// # Errors
-    /// Where the last dimension of `x` is not `in`, or `x` is not F32.
+    /// Where the last dimension of `x` is not `in`, `x` is not F32, or a number that is to be quantized is not finite.
     pub fn forward(&self, x: &Tensor, cx: &Cx) -> candle_core::Result<Tensor> {
-        self.apply(x, Epilogue::None, cx)
+        self.apply(x, &mut Quantized::default(), false, cx)
     }
 
     /// [`Self::forward`] followed by GELU in its tanh form, while the outputs are still in the cache.
@@ -71,66 +79,187 @@ impl Linear {
     /// # Errors
     /// As [`Self::forward`].
     pub fn forward_gelu(&self, x: &Tensor, cx: &Cx) -> candle_core::Result<Tensor> {
-        self.apply(x, Epilogue::GeluTanh, cx)
+        self.apply(x, &mut Quantized::default(), true, cx)
     }
 
-    fn apply(&self, x: &Tensor, epilogue: Epilogue, cx: &Cx) -> candle_core::Result<Tensor> {
-        cx.observer.linear_input(&self.name, x);
-        let op = Apply {
-            linear: self,
-            epilogue,
-        };
-        x.contiguous()?.apply_op1_no_bwd(&op)
+    /// [`Self::forward`] of several layers with one input, which is quantized once for those that quantize it alike.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_each<const N: usize>(
+        layers: [&Self; N],
+        x: &Tensor,
+        cx: &Cx,
+    ) -> candle_core::Result<[Tensor; N]> {
+        let x = x.contiguous()?;
+        let mut quantized = Quantized::default();
+        let mut outputs = Vec::with_capacity(N);
+        for layer in layers {
+            outputs.push(layer.apply(&x, &mut quantized, false, cx)?);
+        }
+        outputs
+            .try_into()
+            .map_err(|_| candle_core::Error::Msg("an output per layer".to_owned()))
     }
-}
 
-struct Apply<'a> {
-    linear: &'a Linear,
-    epilogue: Epilogue,
-}
-
-impl CustomOp1 for Apply<'_> {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
+    fn apply(
         &self,
-        storage: &CpuStorage,
-        layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let linear = self.linear;
-        let mut shape = layout.dims().to_vec();
-        if shape.last() != Some(&linear.in_features) {
+        x: &Tensor,
+        quantized: &mut Quantized,
+        gelu: bool,
+        cx: &Cx,
+    ) -> candle_core::Result<Tensor> {
+        cx.observer.linear_input(&self.name, x);
+        let mut shape = x.dims().to_vec();
+        if shape.last() != Some(&self.in_features) {
             candle_core::bail!(
                 "{}: the input is {shape:?}, [.., {}] was expected",
-                linear.name,
-                linear.in_features
+                self.name,
+                self.in_features
             );
         }
-        let x = operand(storage, layout)?;
-        let m = x.len() / linear.in_features;
-        let mut out = vec![0.0; m * linear.out_features];
-        let named = |e| candle_core::Error::wrap(e).context(linear.name.clone());
-        let adapters = linear
-            .adapters
-            .iter()
-            .map(|adapter| LowRank::new(adapter, x, linear.in_features))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(named)?;
-        let rows = Rows {
-            weight: &linear.weight,
-            scale: linear.weight.scale(),
-            bias: linear.bias.as_deref(),
-            adapters: &adapters,
-            n: linear.out_features,
-            k: linear.in_features,
+        let x = x.contiguous()?;
+        let (storage, layout) = x.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else {
+            candle_core::bail!("{}: the input is not in main memory", self.name);
         };
-        gemm::matmul_nt(x, &rows, self.epilogue, &mut out).map_err(named)?;
+        let x = operand(storage, layout)?;
+        let mut out = vec![0.0; x.len() / self.in_features.max(1) * self.out_features];
+        self.multiply(x, quantized, gelu, (&mut out, cx))
+            .map_err(|e| e.in_layer(&self.name))?;
         if let Some(last) = shape.last_mut() {
-            *last = linear.out_features;
+            *last = self.out_features;
         }
-        Ok((CpuStorage::F32(out), shape.into()))
+        Tensor::from_vec(out, shape, &candle_core::Device::Cpu)
+    }
+
+    /// `out` `[m, out]` of `x` `[m, in]`: the weight's product, then the adapters', then GELU.
+    fn multiply(
+        &self,
+        x: &[f32],
+        quantized: &mut Quantized,
+        gelu: bool,
+        to: (&mut [f32], &Cx),
+    ) -> Result<(), Fault> {
+        let (out, Cx { machine, .. }) = to;
+        let extent = Extent {
+            m: x.len() / self.in_features.max(1),
+            n: self.out_features,
+            k: self.in_features,
+        };
+        let plain = self.adapters.is_empty();
+        let finish = Finish {
+            alpha: self.weight.scale(),
+            bias: self.bias.as_deref(),
+            gelu: gelu && plain,
+            adds: false,
+        };
+        match (&self.weight, self.input) {
+            (Weight::Fp8 { .. }, Input::Fp8(scale)) => {
+                let rows = quantized.fp8(self.input, || {
+                    fp8::Rows::quantize(*machine, x, extent.k, scale)
+                })?;
+                rows.multiply(*machine, (&self.weight, extent), &finish, out)?;
+            }
+            (
+                Weight::Nvfp4 {
+                    codes,
+                    scales,
+                    scale_2,
+                },
+                Input::Nvfp4(scale),
+            ) => {
+                let rows = quantized.nvfp4(self.input, || {
+                    nvfp4::Rows::quantize(*machine, x, extent.k, scale)
+                })?;
+                let stored = nvfp4::Stored {
+                    codes: codes.bytes(),
+                    scales: scales.bytes(),
+                    k: extent.k,
+                };
+                let finish = Finish {
+                    alpha: *scale_2,
+                    ..finish
+                };
+                rows.multiply(*machine, (stored, extent), &finish, out)?;
+            }
+            _ => float::multiply(*machine, x, (&self.weight, extent), &finish, out)?,
+        }
+        for adapter in &self.adapters {
+            adapter.add(*machine, x, extent, out)?;
+        }
+        if gelu && !plain {
+            out.par_chunks_mut(self.out_features.max(1))
+                .for_each(activation::gelu_tanh);
+        }
+        Ok(())
+    }
+}
+
+/// An activation as it was quantized for the layers before: one of each format.
+#[derive(Default)]
+struct Quantized {
+    fp8: Option<(Input, fp8::Rows)>,
+    nvfp4: Option<(Input, nvfp4::Rows)>,
+}
+
+impl Quantized {
+    fn fp8(
+        &mut self,
+        input: Input,
+        quantize: impl FnOnce() -> Result<fp8::Rows, NonFinite>,
+    ) -> Result<&fp8::Rows, NonFinite> {
+        reuse(&mut self.fp8, input, quantize)
+    }
+
+    fn nvfp4(
+        &mut self,
+        input: Input,
+        quantize: impl FnOnce() -> Result<nvfp4::Rows, NonFinite>,
+    ) -> Result<&nvfp4::Rows, NonFinite> {
+        reuse(&mut self.nvfp4, input, quantize)
+    }
+}
+
+/// What is there if it was made for the same `input`, else what `quantize` makes.
+fn reuse<T>(
+    kept: &mut Option<(Input, T)>,
+    input: Input,
+    quantize: impl FnOnce() -> Result<T, NonFinite>,
+) -> Result<&T, NonFinite> {
+    let rows = match kept.take() {
+        Some((made_for, rows)) if made_for == input => rows,
+        _ => quantize()?,
+    };
+    Ok(&kept.insert((input, rows)).1)
+}
+
+/// What can go wrong in a product.
+enum Fault {
+    NonFinite(NonFinite),
+    Checkpoint(CheckpointError),
+}
+
+impl From<NonFinite> for Fault {
+    fn from(e: NonFinite) -> Self {
+        Self::NonFinite(e)
+    }
+}
+
+impl From<CheckpointError> for Fault {
+    fn from(e: CheckpointError) -> Self {
+        Self::Checkpoint(e)
+    }
+}
+
+impl Fault {
+    fn in_layer(self, layer: &str) -> candle_core::Error {
+        let context = layer.to_owned();
+        let wrapped: Box<dyn std::error::Error + Send + Sync> = match self {
+            Self::NonFinite(e) => Box::new(e),
+            Self::Checkpoint(e) => Box::new(e),
+        };
+        candle_core::Error::WrappedContext { wrapped, context }
     }
 }
 

@@ -3,8 +3,8 @@
 pub mod activation;
 pub mod attention;
 pub mod conv;
-mod gemm;
 pub mod linear;
+pub mod matmul;
 pub mod norm;
 pub(crate) mod product;
 pub mod rope;

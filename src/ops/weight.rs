@@ -4,7 +4,14 @@
 
 use std::ops::Range;
 
-use crate::checkpoint::{Adapter, CheckpointError, Encoding, TensorView, Weights};
+use safetensors::Dtype;
+
+use super::matmul::driver::{Extent, Finish};
+use super::matmul::float;
+use crate::checkpoint::{
+    Activations, Adapter, CheckpointError, Component, Encoding, TensorView, Weights,
+};
+use crate::numerics::machine::Machine;
 use crate::numerics::nvfp4::{self, BLOCK};
 use crate::numerics::swizzle;
 
@@ -30,12 +37,27 @@ pub enum Weight {
     },
 }
 
+/// In which precision a layer's activations meet its weight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Input {
+    /// F32; the weight is widened.
+    F32,
+    /// E4M3 under this scale, or under amax / 448.
+    Fp8(Option<f32>),
+    /// NVFP4 under this scale, or under amax / 2688.
+    Nvfp4(Option<f32>),
+}
+
 impl Weight {
-    /// Loads `weight` `[out, in]` from under the prefix of `layer`.
+    /// Loads `weight` `[out, in]` from under the prefix of `layer`, and tells how its activations are to be quantized.
     ///
     /// # Errors
     /// A missing or misshapen tensor, or an encoding that cannot be read.
-    pub fn load(layer: &Weights, out: usize, input: usize) -> Result<Self, CheckpointError> {
+    pub fn load(
+        layer: &Weights,
+        out: usize,
+        input: usize,
+    ) -> Result<(Self, Input), CheckpointError> {
         let view = layer.get("weight").ok_or_else(|| layer.missing("weight"))?;
         // The encoding first: a packed format has another shape, and deserves the better message.
         let encoding = Encoding::of(layer, &view)?;
@@ -44,7 +66,8 @@ impl Weight {
             _ => [out, input],
         };
         let codes = layer.view("weight", &stored)?;
-        Ok(match encoding {
+        let precision = precision(layer, &encoding, &codes);
+        let weight = match encoding {
             Encoding::Dense => Self::Dense(codes),
             Encoding::Fp8 { weight_scale, .. } => Self::Fp8 {
                 codes,
@@ -59,10 +82,11 @@ impl Weight {
                 scales: weight_scale,
                 scale_2: weight_scale_2,
             },
-        })
+        };
+        Ok((weight, precision))
     }
 
-    /// What the numbers of [`Self::widen`] and [`Self::as_f32`] are still to be multiplied with.
+    /// What the numbers of [`Self::widen_row`] are still to be multiplied with.
     pub fn scale(&self) -> f32 {
         match self {
             Self::Fp8 { scale, .. } => *scale,
@@ -79,41 +103,80 @@ impl Weight {
         }
     }
 
-    /// Rows `rows` of `k` numbers as F32 into `out` `[rows, k]`.
+    /// The stored bytes of the numbers.
+    pub fn codes(&self) -> &[u8] {
+        match self {
+            Self::Dense(view) => view.bytes(),
+            Self::Fp8 { codes, .. } | Self::Nvfp4 { codes, .. } => codes.bytes(),
+        }
+    }
+
+    /// Columns `columns` of row `row` of `k` numbers as F32 into `out`. Columns begin at a block of 16.
     ///
     /// # Errors
     /// Where the stored type is not a float.
     ///
     /// # Panics
-    /// Where the rows lie outside of the weight, or `out` is not their size: the caller's arithmetic is wrong.
-    pub fn widen(
+    /// Where the row lies outside of the weight, or `out` is not as long: the caller's arithmetic is wrong.
+    pub fn widen_row(
         &self,
-        rows: Range<usize>,
+        row: usize,
         k: usize,
+        columns: Range<usize>,
         out: &mut [f32],
     ) -> Result<(), CheckpointError> {
         match self {
             Self::Dense(view) | Self::Fp8 { codes: view, .. } => {
-                view.widen(rows.start * k..rows.end * k, out)
+                view.widen(row * k + columns.start..row * k + columns.end, out)
             }
             Self::Nvfp4 {
                 codes,
                 scales,
                 scale_2,
             } => {
-                let columns = k / BLOCK;
                 let (codes, scales) = (codes.bytes(), scales.bytes());
-                let mut row_scales = vec![0; columns];
-                for (row, out) in rows.zip(out.chunks_exact_mut(k)) {
-                    for (column, scale) in row_scales.iter_mut().enumerate() {
-                        *scale = scales[swizzle::offset(row, column, columns)];
+                let mut some = [0; SCALES_AT_ONCE];
+                let parts = out.chunks_mut(SCALES_AT_ONCE * BLOCK).enumerate();
+                for (part, out) in parts {
+                    let first = columns.start / BLOCK + part * SCALES_AT_ONCE;
+                    let some = &mut some[..out.len() / BLOCK];
+                    for (i, scale) in some.iter_mut().enumerate() {
+                        *scale = scales[swizzle::offset(row, first + i, k / BLOCK)];
                     }
-                    let codes = &codes[row * k / 2..(row + 1) * k / 2];
-                    nvfp4::dequantize(codes, &row_scales, *scale_2, out);
+                    let at = (row * k + first * BLOCK) / 2;
+                    nvfp4::dequantize(&codes[at..at + out.len() / 2], some, *scale_2, out);
                 }
                 Ok(())
             }
         }
+    }
+}
+
+/// Block scales that are put in order at a time.
+const SCALES_AT_ONCE: usize = 16;
+
+/// How the layer's activations are quantized. ComfyUI's rules: text encoders and layers without a record compute in full
+/// precision; E5M2 has no product of its own.
+fn precision(layer: &Weights, encoding: &Encoding, weight: &TensorView) -> Input {
+    let mode = layer.activations();
+    if mode == Activations::None || layer.component() == Component::TextEncoder {
+        return Input::F32;
+    }
+    let is_static = mode == Activations::Static;
+    match encoding {
+        Encoding::Fp8 {
+            input_scale,
+            quantizes_input: true,
+            ..
+        } if weight.dtype() == Dtype::F8_E4M3 => {
+            Input::Fp8(is_static.then_some(input_scale.unwrap_or(1.0)))
+        }
+        Encoding::Nvfp4 {
+            input_scale,
+            quantizes_input: true,
+            ..
+        } => Input::Nvfp4(input_scale.filter(|_| is_static)),
+        _ => Input::F32,
     }
 }
 
@@ -139,6 +202,37 @@ impl LowRankWeight {
             rank: adapter.down.shape()[0],
         }
     }
+
+    /// Adds `scale * x down^T up^T` to `out` `[m, n]`; `x` is `[m, k]`.
+    ///
+    /// # Errors
+    /// Where the adapter's stored type is not a float.
+    pub(crate) fn add(
+        &self,
+        machine: Machine,
+        x: &[f32],
+        extent: Extent,
+        out: &mut [f32],
+    ) -> Result<(), CheckpointError> {
+        let Extent { m, n, k } = extent;
+        let rank = self.rank;
+        let finish = Finish {
+            alpha: self.scale,
+            bias: None,
+            gelu: false,
+            adds: false,
+        };
+        let mut hidden = vec![0.0; m * rank];
+        let down = (&self.down, Extent { m, n: rank, k });
+        float::multiply(machine, x, down, &finish, &mut hidden)?;
+        let up = (&self.up, Extent { m, n, k: rank });
+        let finish = Finish {
+            alpha: 1.0,
+            adds: true,
+            ..finish
+        };
+        float::multiply(machine, &hidden, up, &finish, out)
+    }
 }
 
 #[cfg(test)]
@@ -148,6 +242,7 @@ mod tests {
     use safetensors::Dtype;
 
     use super::super::Linear;
+    use crate::checkpoint::Activations;
     use crate::context::Cx;
     use crate::ops::linear::tests::weights;
 
@@ -176,7 +271,8 @@ mod tests {
             ])
         };
         let w = layer(record.clone(), scales.clone());
-        let linear = Linear::load(&w.pp("l"), 1, 32, false).unwrap();
+        let widened = w.with_activations(Activations::None);
+        let linear = Linear::load(&widened.pp("l"), 1, 32, false).unwrap();
         assert!(w.unclaimed().is_empty());
         let decoded: Vec<f32> = (0..32)
             .map(|i| {

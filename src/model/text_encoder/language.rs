@@ -97,7 +97,7 @@ impl Embedding {
     fn load(weights: &Weights, config: &TextEncoderConfig) -> Result<Self, ModelError> {
         let (rows, width) = (config.vocab_size, config.hidden_size);
         Ok(Self {
-            weight: Weight::load(weights, rows, width)?,
+            weight: Weight::load(weights, rows, width)?.0,
             rows,
             width,
         })
@@ -117,7 +117,7 @@ impl Embedding {
                     ),
                 });
             }
-            self.weight.widen(id..id + 1, width, row)?;
+            self.weight.widen_row(id, width, 0..width, row)?;
             row.iter_mut().for_each(|v| *v *= self.weight.scale());
         }
         Ok(Tensor::from_vec(out, (1, ids.len(), width), &Device::Cpu)?)
@@ -202,10 +202,8 @@ impl SelfAttention {
             let heads = x.reshape((b, s, width / self.head_dim, self.head_dim))?;
             rope_thd(&heads, cos, sin)?.reshape((b, s, width))
         };
-        let q = rotate(self.q_proj.forward(x, cx)?)?;
-        let k = rotate(self.k_proj.forward(x, cx)?)?;
-        let v = self.v_proj.forward(x, cx)?;
-        let out = self.attention.forward(&q, &k, &v)?;
+        let [q, k, v] = Linear::forward_each([&self.q_proj, &self.k_proj, &self.v_proj], x, cx)?;
+        let out = self.attention.forward(&rotate(q)?, &rotate(k)?, &v)?;
         self.o_proj.forward(&out, cx)
     }
 }
@@ -228,8 +226,8 @@ impl Mlp {
     }
 
     fn forward(&self, x: &Tensor, cx: &Cx) -> candle_core::Result<Tensor> {
-        let gate = activation::silu_tensor(&self.gate_proj.forward(x, cx)?)?;
-        let up = self.up_proj.forward(x, cx)?;
+        let [gate, up] = Linear::forward_each([&self.gate_proj, &self.up_proj], x, cx)?;
+        let gate = activation::silu_tensor(&gate)?;
         self.down_proj.forward(&(gate * up)?, cx)
     }
 }

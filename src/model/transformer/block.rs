@@ -155,12 +155,18 @@ impl JointAttention {
         at: &BlockInput,
         cx: &Cx,
     ) -> candle_core::Result<(Tensor, Option<Tensor>)> {
-        let q = rms_norm_rope(&self.to_q.forward(img, cx)?, &self.norm_q, &at.img_rope)?;
-        let k = rms_norm_rope(&self.to_k.forward(img, cx)?, &self.norm_k, &at.img_rope)?;
-        let v = self.to_v.forward(img, cx)?;
-        let added_k = self.add_k_proj.forward(txt, cx)?;
+        let [q, k, v] = Linear::forward_each([&self.to_q, &self.to_k, &self.to_v], img, cx)?;
+        let q = rms_norm_rope(&q, &self.norm_q, &at.img_rope)?;
+        let k = rms_norm_rope(&k, &self.norm_k, &at.img_rope)?;
+        let (added_k, added_v) = (&self.add_k_proj, &self.add_v_proj);
+        let (added_q, [added_k, added_v]) = match &self.txt_query {
+            Some(TextQuery { add_q_proj, .. }) => {
+                let [q, k, v] = Linear::forward_each([add_q_proj, added_k, added_v], txt, cx)?;
+                (Some(q), [k, v])
+            }
+            None => (None, Linear::forward_each([added_k, added_v], txt, cx)?),
+        };
         let added_k = rms_norm_rope(&added_k, &self.norm_added_k, &at.txt_rope)?;
-        let added_v = self.add_v_proj.forward(txt, cx)?;
 
         let attention = Attention {
             heads: self.heads,
@@ -172,10 +178,9 @@ impl JointAttention {
         let img = attention.forward(&q, &k, &v)?;
         let img = self.to_out.forward(&img, cx)?;
 
-        let Some(query) = &self.txt_query else {
+        let (Some(query), Some(added_q)) = (&self.txt_query, added_q) else {
             return Ok((img, None));
         };
-        let added_q = query.add_q_proj.forward(txt, cx)?;
         let added_q = rms_norm_rope(&added_q, &query.norm_added_q, &at.txt_rope)?;
         let txt = attention.forward(&added_q, &k, &v)?;
         Ok((img, Some(query.to_add_out.forward(&txt, cx)?)))

@@ -1,0 +1,168 @@
+//! Linear layers in every format against candle's F32 matmul, at the published widths, in one run on two threads.
+//!
+//!     cargo bench --bench linear [-- FILTER]
+#![allow(clippy::unwrap_used)]
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use candle_core::{Device, Tensor};
+use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
+use qwen_nvfp4::checkpoint::{Activations, Component, SafetensorsFile, Weights};
+use qwen_nvfp4::context::Cx;
+use qwen_nvfp4::numerics::machine::{Level, Machine};
+use qwen_nvfp4::ops::Linear;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView as Plain;
+
+type Named<'a> = (&'a str, Dtype, Vec<usize>, Vec<u8>);
+
+/// Numbers between -1 and 1 without a pattern.
+fn numbers(n: usize) -> Vec<f32> {
+    let mixed = (0..n as u32).map(|i| i.wrapping_mul(2_654_435_761) >> 8);
+    mixed.map(|v| v as f32 / (1 << 23) as f32 - 1.0).collect()
+}
+
+fn bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// A layer in memory.
+fn layer(tensors: &[Named<'_>], (n, k): (usize, usize), activations: Activations) -> Linear {
+    let plain = tensors.iter().map(|(name, dtype, shape, data)| {
+        (*name, Plain::new(*dtype, shape.clone(), data).unwrap())
+    });
+    // Leaked: a benchmark ends with the process.
+    let file: &'static [u8] = safetensors::serialize(plain, None).unwrap().leak();
+    let file = SafetensorsFile::from_static("memory", file).unwrap();
+    let views = file.names().map(|n| (n.to_owned(), file.view(n).unwrap()));
+    let path = std::path::Path::new("memory");
+    let weights = Weights::new(Component::Transformer, path, &Device::Cpu, views.collect());
+    let weights = weights.with_activations(activations);
+    Linear::load(&weights.pp("l"), n, k, false).unwrap()
+}
+
+/// The weight in a format with its record.
+fn stored(format: &str, n: usize, k: usize) -> Vec<Named<'static>> {
+    let dense = || numbers(n * k);
+    let codes: Vec<u8> = (0..n * k).map(|i| (i * 37 % 96) as u8).collect();
+    let record = |format: &str| {
+        let record = format!(r#"{{"format": "{format}"}}"#).into_bytes();
+        ("l.comfy_quant", Dtype::U8, vec![record.len()], record)
+    };
+    let one = |name, value: f32| (name, Dtype::F32, vec![], bytes(&[value]));
+    match format {
+        "F32" => vec![("l.weight", Dtype::F32, vec![n, k], bytes(&dense()))],
+        "BF16" => {
+            let dense = dense();
+            let halves = dense.iter().map(|v| half::bf16::from_f32(*v));
+            let halves = halves.flat_map(|v| v.to_le_bytes()).collect();
+            vec![("l.weight", Dtype::BF16, vec![n, k], halves)]
+        }
+        "FP8" => vec![
+            ("l.weight", Dtype::F8_E4M3, vec![n, k], codes),
+            one("l.weight_scale", 0.5),
+            one("l.input_scale", 0.01),
+            record("float8_e4m3fn"),
+        ],
+        _ => vec![
+            (
+                "l.weight",
+                Dtype::U8,
+                vec![n, k / 2],
+                codes[..n * k / 2].to_vec(),
+            ),
+            (
+                "l.weight_scale",
+                Dtype::F8_E4M3,
+                vec![n.next_multiple_of(128), k / 16],
+                vec![0x38; n.next_multiple_of(128) * k / 16],
+            ),
+            one("l.weight_scale_2", 0.01),
+            one("l.input_scale", 0.001),
+            record("nvfp4"),
+        ],
+    }
+}
+
+fn linear(c: &mut Criterion) {
+    let cx = Cx::default();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2);
+    let pool = pool.build().unwrap();
+    for (n, k) in [(3072, 3072), (12_288, 3072), (3072, 12_288)] {
+        let formats = [
+            ("NVFP4 W4A4", "NVFP4", Activations::Static),
+            ("NVFP4 W4A4 dynamic", "NVFP4", Activations::Dynamic),
+            ("FP8 W8A8", "FP8", Activations::Static),
+            ("F32", "F32", Activations::None),
+            ("BF16", "BF16", Activations::None),
+            ("FP8 weight-only", "FP8", Activations::None),
+            ("NVFP4 weight-only", "NVFP4", Activations::None),
+        ]
+        .map(|(name, format, activations)| {
+            (name, layer(&stored(format, n, k), (n, k), activations))
+        });
+        let w = Tensor::from_vec(numbers(n * k), (n, k), &Device::Cpu).unwrap();
+        let w = w.t().unwrap();
+        for m in [4096, 256, 16, 1] {
+            let x = Tensor::from_vec(numbers(m * k), (m, k), &Device::Cpu).unwrap();
+            let mut group = c.benchmark_group(format!("{m}x{n}x{k}"));
+            group
+                .sample_size(10)
+                .sampling_mode(SamplingMode::Flat)
+                .warm_up_time(Duration::from_millis(200))
+                .measurement_time(Duration::from_millis(800));
+            group.bench_function("candle F32", |b| {
+                b.iter(|| pool.install(|| black_box(x.matmul(&w).unwrap())))
+            });
+            for (name, layer) in &formats {
+                group.bench_function(*name, |b| {
+                    b.iter(|| pool.install(|| black_box(layer.forward(&x, &cx).unwrap())))
+                });
+            }
+            group.finish();
+        }
+    }
+}
+
+/// The same kernels as a machine with fewer instructions runs them.
+fn levels(c: &mut Criterion) {
+    let (n, k) = (3072, 3072);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2);
+    let pool = pool.build().unwrap();
+    let w = Tensor::from_vec(numbers(n * k), (n, k), &Device::Cpu).unwrap();
+    let w = w.t().unwrap();
+    let formats = ["NVFP4", "FP8", "F32"].map(|format| {
+        (
+            format,
+            layer(&stored(format, n, k), (n, k), Activations::Static),
+        )
+    });
+    for m in [256, 1] {
+        let x = Tensor::from_vec(numbers(m * k), (m, k), &Device::Cpu).unwrap();
+        let mut group = c.benchmark_group(format!("levels {m}x{n}x{k}"));
+        group
+            .sample_size(10)
+            .sampling_mode(SamplingMode::Flat)
+            .warm_up_time(Duration::from_millis(200))
+            .measurement_time(Duration::from_millis(500));
+        group.bench_function("candle F32", |b| {
+            b.iter(|| pool.install(|| black_box(x.matmul(&w).unwrap())))
+        });
+        for machine in Level::ALL.into_iter().filter_map(Machine::at) {
+            let cx = Cx {
+                machine,
+                ..Cx::default()
+            };
+            for (format, layer) in &formats {
+                group.bench_function(format!("{format} {}", machine.level()), |b| {
+                    b.iter(|| pool.install(|| black_box(layer.forward(&x, &cx).unwrap())))
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, linear, levels);
+criterion_main!(benches);

@@ -1,0 +1,187 @@
+//! FP8 tiles by BF16 dot products.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::driver::{CHUNK, Kernel};
+use super::float_x86::add512;
+use super::fp8::bf16_bits;
+use super::transpose::turn16;
+use crate::checkpoint::CheckpointError;
+use crate::numerics::machine::{Level, Machine};
+
+/// 12 rows by 32 columns, two columns of K a step.
+pub(crate) struct Bf16<'w> {
+    /// E4M3 `[n, k]`.
+    codes: &'w [u8],
+    k: usize,
+}
+
+impl<'w> Bf16<'w> {
+    /// # Panics
+    /// Where `machine` has no BF16 dot product.
+    pub(crate) fn new(codes: &'w [u8], k: usize, machine: Machine) -> Self {
+        assert!(machine.level() >= Level::Avx512Bf16);
+        Self { codes, k }
+    }
+}
+
+/// A pair of columns of K for 32 rows of the weight, the earlier one in the high half.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Pairs([u32; 32]);
+
+impl Kernel for Bf16<'_> {
+    const ROWS: usize = 12;
+    const COLUMNS: usize = 32;
+    const STEP: usize = 2;
+    const STRETCH: usize = 4 * CHUNK;
+    type Left = [u32; 12];
+    type Right = Pairs;
+
+    fn zero(&self) -> Pairs {
+        Pairs([0; 32])
+    }
+
+    fn decode(
+        &self,
+        rows: Range<usize>,
+        ks: Range<usize>,
+        panel: &mut [Pairs],
+    ) -> Result<(), CheckpointError> {
+        let Self { codes, k } = *self;
+        assert!(codes.len() >= rows.end * k && ks.end <= k && panel.len() * 2 >= ks.len());
+        for half in 0..2 {
+            let from = (rows.start + 16 * half).min(rows.end);
+            let rows = from..(from + 16).min(rows.end);
+            // SAFETY: `new` found the features.
+            unsafe { decode16(codes, k, rows, ks.clone(), (half, panel)) };
+        }
+        Ok(())
+    }
+
+    fn multiply(&self, rows: usize, left: &[[u32; 12]], right: &[Pairs], sums: &mut [f32]) {
+        assert!(left.len() == right.len() && sums.len() == 12 * 32 && rows <= 12);
+        // SAFETY: `new` found the features; the sizes were just checked.
+        unsafe {
+            match rows {
+                12 => tile::<12>(left, right, sums),
+                11 => tile::<11>(left, right, sums),
+                10 => tile::<10>(left, right, sums),
+                9 => tile::<9>(left, right, sums),
+                8 => tile::<8>(left, right, sums),
+                7 => tile::<7>(left, right, sums),
+                6 => tile::<6>(left, right, sums),
+                5 => tile::<5>(left, right, sums),
+                4 => tile::<4>(left, right, sums),
+                3 => tile::<3>(left, right, sums),
+                2 => tile::<2>(left, right, sums),
+                1 => tile::<1>(left, right, sums),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Byte `at` of the BF16 numbers of the 128 codes without a sign.
+const fn table(at: u32) -> [u8; 128] {
+    let mut bytes = [0; 128];
+    let mut code = 0;
+    while code < 128 {
+        bytes[code] = (bf16_bits(code as u8) >> (8 * at)) as u8;
+        code += 1;
+    }
+    bytes
+}
+static LOW: [u8; 128] = table(0);
+static HIGH: [u8; 128] = table(1);
+
+/// From (low bytes, high bytes) of four columns a lane to the pair `2 p, 2 p + 1`, the earlier column in the high half.
+const fn pair(p: u8) -> [u8; 64] {
+    let mut order = [0; 64];
+    let mut lane = 0;
+    while lane < 16 {
+        let (early, late) = (4 * lane as u8 + 2 * p, 4 * lane as u8 + 2 * p + 1);
+        // Bit 6 of an index picks the second operand.
+        order[4 * lane] = late;
+        order[4 * lane + 1] = 64 | late;
+        order[4 * lane + 2] = early;
+        order[4 * lane + 3] = 64 | early;
+        lane += 1;
+    }
+    order
+}
+static FIRST: [u8; 64] = pair(0);
+static SECOND: [u8; 64] = pair(1);
+
+/// Up to 16 rows of codes into lanes `16 * half ..` of the panel's steps; rows that are not there become 0.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+fn decode16(
+    codes: &[u8],
+    k: usize,
+    rows: Range<usize>,
+    ks: Range<usize>,
+    to: (usize, &mut [Pairs]),
+) {
+    let (half, panel) = to;
+    // SAFETY: tables of 64 and 128 bytes.
+    let (low, high, first, second) = unsafe {
+        let load = |p: *const u8| _mm512_loadu_si512(p.cast());
+        (
+            (load(LOW.as_ptr()), load(LOW.as_ptr().add(64))),
+            (load(HIGH.as_ptr()), load(HIGH.as_ptr().add(64))),
+            load(FIRST.as_ptr()),
+            load(SECOND.as_ptr()),
+        )
+    };
+    let sign = _mm512_set1_epi8(-128);
+    for (square, steps) in panel[..ks.len().div_ceil(2)].chunks_mut(32).enumerate() {
+        let at = ks.start + 64 * square;
+        let mask = u64::MAX >> (64 - (ks.end - at).min(64));
+        let lines = std::array::from_fn(|n| match rows.start + n < rows.end {
+            // SAFETY: the mask ends with the row's columns `ks`, and `decode` checked that the row lies in the codes.
+            true => unsafe {
+                let line = codes.as_ptr().add((rows.start + n) * k + at);
+                _mm512_maskz_loadu_epi8(mask, line.cast())
+            },
+            false => _mm512_setzero_si512(),
+        });
+        for (quad, steps) in turn16(lines).into_iter().zip(steps.chunks_mut(2)) {
+            let lows = _mm512_permutex2var_epi8(low.0, quad, low.1);
+            let highs = _mm512_permutex2var_epi8(high.0, quad, high.1);
+            let highs = _mm512_or_si512(highs, _mm512_and_si512(quad, sign));
+            for (step, order) in steps.iter_mut().zip([first, second]) {
+                let pairs = _mm512_permutex2var_epi8(lows, order, highs);
+                // SAFETY: half a step is 16 lanes.
+                unsafe { _mm512_storeu_si512(step.0.as_mut_ptr().add(16 * half).cast(), pairs) };
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `left` and `right` have the same length; `sums` is 12 x 32; R <= 12.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn tile<const R: usize>(left: &[[u32; 12]], right: &[Pairs], sums: &mut [f32]) {
+    // SAFETY: vectors of the same size without invalid values.
+    let pairs = |v: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(v) };
+    for (left, right) in left.chunks(CHUNK / 2).zip(right.chunks(CHUNK / 2)) {
+        let mut chunk = [[_mm512_setzero_ps(); 2]; R];
+        for (a, b) in left.iter().zip(right) {
+            // SAFETY: a step is 32 lanes.
+            let (b0, b1) = unsafe {
+                let at = b.0.as_ptr();
+                (
+                    _mm512_load_si512(at.cast()),
+                    _mm512_load_si512(at.add(16).cast()),
+                )
+            };
+            for (sum, a) in chunk.iter_mut().zip(a) {
+                let a = pairs(_mm512_set1_epi32(*a as i32));
+                sum[0] = _mm512_dpbf16_ps(sum[0], a, pairs(b0));
+                sum[1] = _mm512_dpbf16_ps(sum[1], a, pairs(b1));
+            }
+        }
+        add512(&chunk, sums);
+    }
+}
