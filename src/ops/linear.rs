@@ -80,7 +80,9 @@ impl Linear {
             linear: self,
             epilogue,
         };
-        x.contiguous()?.apply_op1_no_bwd(&op)
+        let y = x.contiguous()?.apply_op1_no_bwd(&op)?;
+        cx.observer.linear_output(&self.name, &y);
+        Ok(y)
     }
 }
 

@@ -6,6 +6,7 @@ pub mod guidance;
 pub mod image;
 pub mod latents;
 pub mod noise;
+mod non_finite;
 pub mod prompt;
 pub mod request;
 pub mod sampler;
