@@ -29,6 +29,7 @@ fn wrong_arguments_are_named_before_any_work() {
         (&["generate", "x", "--sigmas", "0.5,0.7"], "sigmas"),
         (&["generate", "x", "--batch", "0"], "--batch"),
         (&["generate", "x", "--threads", "0"], "--threads"),
+        (&["generate", "x", "--threads", "60000"], "1..=1024"),
         (&["generate", "x", "--device", "tpu"], "cuda"),
         (&["generate", "x", "--lora", "a:nan"], "--lora"),
         (&["generate", "x", "--prompts", "p.txt"], "--prompts"),
@@ -142,6 +143,20 @@ fn a_file_of_another_kind_is_named_with_its_flag() {
         refused(&dir, &line, 1, &[&format!("{flag}: a.png {png}")]);
     }
     refused(&dir, "generate x --model a.png", 1, &[png]);
+    write(&dir, "none.safetensors", b"\x08\0\0\0\0\0\0\0{}      ");
+    let line = "inspect none.safetensors";
+    refused(
+        &dir,
+        line,
+        1,
+        &["none.safetensors holds no tensor", "again"],
+    );
+    refused(
+        &dir,
+        "generate x --lora a.png:x",
+        2,
+        &["scale `x` of a.png"],
+    );
     // Sound files in the wrong place.
     let line = format!("generate x --lora {}", model.display());
     refused(&dir, &line, 1, &["--lora", "is no LoRA", "give a LoRA"]);
@@ -202,6 +217,16 @@ fn places_for_a_picture() {
     );
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(files(&dir.path().join("new/a")), ["x.png"]);
+    // Neither is anything replaced that is no file: a device, or here a socket.
+    let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+    for line in [
+        "generate x -o socket",
+        "generate x --save-latents socket",
+        "convert tiny --policy v3 --assume-unscaled -o socket --force",
+        "convert tiny --policy v3 --assume-unscaled -o a.safetensors --report socket",
+    ] {
+        refused(&dir, line, 2, &["socket is no ordinary file"]);
+    }
     // An input is never replaced.
     write(&dir, "prompts.txt", b"a star\n");
     let line = "generate --prompts prompts.txt -o ./prompts.txt";
@@ -281,6 +306,11 @@ fn a_conversion_needs_the_name_of_a_file() {
     refused(&dir, &format!("{convert} -o folder"), 2, &folder);
     refused(&dir, &format!("{convert} -o folder --force"), 2, &folder);
     refused(&dir, convert, 2, &["-o OUTPUT", "--dry-run"]);
+    let line = "convert folder/../none --policy v3 -o a.safetensors --report";
+    let words = ["given with -o too", "another --report"];
+    refused(&dir, &format!("{line} ./a.safetensors"), 2, &words);
+    write(&dir, "none", b"");
+    refused(&dir, &format!("{line} none"), 2, &["none is an input"]);
     // Arguments come before files.
     let line = "convert none.safetensors --policy v3 -o folder";
     refused(&dir, line, 2, &folder);

@@ -13,6 +13,13 @@ use super::writer::folder_of;
 /// # Errors
 /// [`WriteError`], which names `path` and never the sibling; then `path` is as it was.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    // The rename would put a file in the place of a device.
+    if fs::metadata(path).is_ok_and(|kind| !kind.is_file()) {
+        return Err(match path.is_dir() {
+            true => WriteError::Folder(path.to_owned()),
+            false => WriteError::Special(path.to_owned()),
+        });
+    }
     let needed = bytes.len() as u64;
     let folder = folder_of(path);
     let failed = |free, e| WriteError::of(path, needed, free, without_path(e));
@@ -66,6 +73,11 @@ mod tests {
             error.contains("c.png/d.png") && !error.contains(".qwen-nvfp4-"),
             "{error}"
         );
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let error = write_whole(&socket, b"picture").unwrap_err();
+        assert!(matches!(error, WriteError::Special(_)), "{error}");
+        assert!(!fs::metadata(&socket).unwrap().is_file());
         let wrapped = tempfile::tempfile_in(dir.path().join("nowhere")).unwrap_err();
         let plain = without_path(wrapped);
         assert_eq!(plain.kind(), io::ErrorKind::NotFound);

@@ -100,18 +100,21 @@ struct Done {
 
 /// Refuses, before hours of work, what could not be written after them.
 fn check_outputs(args: &Convert) -> Result<(), Failure> {
-    match &args.output {
-        _ if args.dry_run => return Ok(()),
-        Some(path) => output::check_target(path, "-o")?,
-        None => {
-            let message = "say where to write with -o OUTPUT, or look at the plan with --dry-run";
-            return Err(Failure::Usage(message.to_owned()));
-        }
+    if args.dry_run {
+        return Ok(());
     }
-    match &args.report {
-        Some(path) => output::check_target(path, "--report"),
-        None => Ok(()),
-    }
+    let Some(target) = args.output.as_deref() else {
+        let message = "say where to write with -o OUTPUT, or look at the plan with --dry-run";
+        return Err(Failure::Usage(message.to_owned()));
+    };
+    output::check_target(target, "-o")?;
+    let Some(report) = args.report.as_deref() else {
+        return Ok(());
+    };
+    output::check_target(report, "--report")?;
+    let mut inputs = vec![Path::new(&args.input), Path::new(&args.policy)];
+    inputs.extend(args.calib.as_deref());
+    output::check_distinct(&[(target, "-o"), (report, "--report")], &inputs)
 }
 
 /// A built-in policy by its name, or a file.

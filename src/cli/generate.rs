@@ -311,25 +311,18 @@ fn check_outputs(args: &Generate) -> Result<(), Failure> {
     if let Some(folder) = &args.preview {
         output::check_folder(folder, "--preview")?;
     }
-    let model = Path::new(&args.model.model);
-    let loras = args.lora.iter().map(|lora| lora.path.as_path());
-    let given = [&args.model.text_encoder, &args.model.vae, &args.prompts];
-    let inputs: Vec<PathBuf> = loras
-        .chain(given.into_iter().filter_map(Option::as_deref))
-        .chain([model])
-        .filter_map(|path| path.canonicalize().ok())
-        .collect();
-    for (path, flag) in [
-        (Some(&args.output), "-o"),
-        (args.save_latents.as_ref(), "--save-latents"),
-    ] {
-        let Some(path) = path else { continue };
+    let mut outputs = vec![(args.output.as_path(), "-o")];
+    outputs.extend(args.save_latents.as_deref().map(|p| (p, "--save-latents")));
+    for (path, flag) in &outputs {
         output::check_target(path, flag)?;
-        if path.canonicalize().is_ok_and(|path| inputs.contains(&path)) {
-            let message = format!("{} is an input; give another {flag}", path.display());
-            return Err(Failure::Usage(message));
-        }
     }
+    let given = [&args.model.text_encoder, &args.model.vae, &args.prompts];
+    let inputs: Vec<&Path> = [Path::new(&args.model.model)]
+        .into_iter()
+        .chain(args.lora.iter().map(|lora| lora.path.as_path()))
+        .chain(given.into_iter().filter_map(|path| path.as_deref()))
+        .collect();
+    output::check_distinct(&outputs, &inputs)?;
     let ending = args.output.extension().map(|e| e.to_ascii_lowercase());
     match ending.as_deref().and_then(|e| e.to_str()) {
         Some(other @ ("jpg" | "jpeg" | "webp" | "gif" | "bmp" | "tif" | "tiff")) => {

@@ -95,7 +95,41 @@ pub(super) fn check_target(path: &Path, flag: &str) -> Result<(), Failure> {
         );
         return Err(Failure::Usage(message));
     }
+    if path.metadata().is_ok_and(|kind| !kind.is_file()) {
+        let message = format!(
+            "{} is no ordinary file, and it would be replaced; give {flag} the name of a file",
+            path.display()
+        );
+        return Err(Failure::Usage(message));
+    }
     check_folder(path.parent().unwrap_or(Path::new("")), flag)
+}
+
+/// Refuses an output (with its flag) that would replace an input or another output.
+pub(super) fn check_distinct(outputs: &[(&Path, &str)], inputs: &[&Path]) -> Result<(), Failure> {
+    let inputs: Vec<PathBuf> = inputs.iter().copied().map(place).collect();
+    for (i, (path, flag)) in outputs.iter().enumerate() {
+        let here = place(path);
+        let what = match outputs[..i].iter().find(|(other, _)| place(other) == here) {
+            Some((_, other)) => format!("given with {other} too"),
+            None if inputs.contains(&here) => "an input".to_owned(),
+            None => continue,
+        };
+        let message = format!("{} is {what}; give another {flag}", path.display());
+        return Err(Failure::Usage(message));
+    }
+    Ok(())
+}
+
+/// Where a file lies or will lie, links followed as far as there is something.
+fn place(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new(".")).canonicalize();
+    path.canonicalize()
+        .unwrap_or_else(|_| match (folder, path.file_name()) {
+            (Ok(folder), Some(name)) => folder.join(name),
+            _ => path.to_owned(),
+        })
 }
 
 /// Refuses a folder that could neither be made nor written into.

@@ -104,7 +104,7 @@ impl Settings {
         }
         if !(self.cfg.is_finite() && self.cfg >= 0.0) {
             return Err(PipelineError::Request(format!(
-                "a guidance scale of {}: give 0 or more",
+                "a guidance scale of {}: give a finite number, 0 or more",
                 self.cfg
             )));
         }
