@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 
 use common::cli::{PROMPT, files, run, stderr, tiny};
 use safetensors::{Dtype, SafeTensors};
@@ -12,16 +13,16 @@ use tempfile::TempDir;
 const DIT: &str = "model.diffusion_model";
 const ENCODER: &str = "text_encoders.qwen25_7b.transformer.model";
 
-/// The tiny model with NaN in every number of `tensor`.
-fn damage(dir: &TempDir, tensor: &str) {
-    let mut bytes = fs::read(tiny()).unwrap();
+/// `file` as `damaged.safetensors`, with NaN in every number of `tensor`.
+fn damage(dir: &TempDir, file: &Path, tensor: &str) {
+    let mut bytes = fs::read(file).unwrap();
     let (header, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
     let info = metadata.info(tensor).expect(tensor);
     let (begin, end) = info.data_offsets;
     let data = &mut bytes[8 + header..][begin..end];
     match info.dtype {
         Dtype::F8_E4M3 => data.fill(0x7f),
-        Dtype::BF16 => data.fill(0xff),
+        Dtype::BF16 | Dtype::F16 | Dtype::F32 => data.fill(0xff),
         other => panic!("{other:?}"),
     }
     fs::write(dir.path().join("damaged.safetensors"), bytes).unwrap();
@@ -78,7 +79,7 @@ fn the_layer_that_gave_it_is_named() {
             "the output of `post_quant_conv`",
         ),
     ] {
-        damage(&dir, &tensor);
+        damage(&dir, &tiny(), &tensor);
         let line = ["generate", PROMPT, "--model", "damaged.safetensors"];
         let output = run(&dir, &line);
         assert_eq!(output.status.code(), Some(1), "{tensor}");
@@ -109,6 +110,20 @@ fn latents_that_are_too_large_are_named() {
     let output = run(&dir, &line);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     for part in ["step 1", "inspect --deep tiny", "--latents"] {
+        assert!(stderr(&output).contains(part), "{}", stderr(&output));
+    }
+}
+
+/// The model's file is not to blame.
+#[test]
+fn an_adapter_that_is_damaged_is_named() {
+    let dir = TempDir::new().unwrap();
+    let lora = tiny().with_file_name("qwen-tiny-palette-lora.safetensors");
+    let tensor = "transformer_blocks.0.attn.add_k_proj.lora_A.weight";
+    damage(&dir, &lora, tensor);
+    let output = run(&dir, &["generate", PROMPT, "--lora", "damaged.safetensors"]);
+    assert_eq!(output.status.code(), Some(1));
+    for part in ["--lora: damaged.safetensors", tensor, "get the LoRA again"] {
         assert!(stderr(&output).contains(part), "{}", stderr(&output));
     }
 }

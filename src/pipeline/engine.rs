@@ -5,6 +5,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 
 use super::PipelineError;
+use super::fit::{fit, tokenizer};
 use super::guidance::guide;
 use super::image::Picture;
 use super::latents::{self, LatentShape};
@@ -13,9 +14,8 @@ use super::prompt::{PromptEmbeds, PromptTokens};
 use super::request::{Request, Settings};
 use super::sampler::Walk;
 use super::schedule::Schedule;
-use crate::checkpoint::{Checkpoint, Component, ModelSource, TokenizerSource};
+use crate::checkpoint::{Checkpoint, ModelSource};
 use crate::context::Cx;
-use crate::model::ModelError;
 use crate::model::config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
 use crate::model::text_encoder::LanguageModel;
 use crate::model::text_encoder::tokenizer::Tokenizer;
@@ -154,7 +154,7 @@ impl Engine {
     /// Prompts to pictures.
     ///
     /// # Errors
-    /// A request that makes no sense, a model that cannot serve it, or [`ModelError::Cancelled`].
+    /// A request that makes no sense, a model that cannot serve it, or [`ModelError::Cancelled`](crate::model::ModelError::Cancelled).
     pub fn generate(
         &self,
         request: &Request,
@@ -279,65 +279,6 @@ impl Engine {
         cx.observer.stage("pixels", &pixels);
         let pictures = (0..x.dim(0)?).map(|row| Picture::of(&pixels, row));
         Ok(pictures.collect::<Result<_, _>>()?)
-    }
-}
-
-/// Parts of different models do not make a model.
-fn fit(
-    transformer: &TransformerConfig,
-    text: &TextEncoderConfig,
-    vae: &VaeConfig,
-) -> Result<(), ModelError> {
-    let refuse = |component, reason| Err(ModelError::Config { component, reason });
-    if transformer.joint_attention_dim != text.hidden_size {
-        return refuse(
-            Component::TextEncoder,
-            format!(
-                "it is {} wide, the transformer expects embeddings of {}; they belong to different models",
-                text.hidden_size, transformer.joint_attention_dim
-            ),
-        );
-    }
-    if transformer.out_channels != vae.z_dim {
-        return refuse(
-            Component::Vae,
-            format!(
-                "it has {} latent channels, the transformer {}; they belong to different models",
-                vae.z_dim, transformer.out_channels
-            ),
-        );
-    }
-    if vae.dim_mult.len() != 4 || vae.input_channels != 3 {
-        return refuse(
-            Component::Vae,
-            format!(
-                "{} stages and {} channels make no picture of 8 pixels per latent",
-                vae.dim_mult.len(),
-                vae.input_channels
-            ),
-        );
-    }
-    Ok(())
-}
-
-/// The checkpoint's tokenizer, or Qwen2.5's where the vocabulary has its size.
-fn tokenizer(
-    source: &TokenizerSource,
-    config: &TextEncoderConfig,
-) -> Result<Tokenizer, PipelineError> {
-    let tokenizer = match source {
-        TokenizerSource::Json(json) => Tokenizer::from_json(json, "of the checkpoint")?,
-        TokenizerSource::Folder(folder) => Tokenizer::from_folder(folder)?,
-        TokenizerSource::Unstated => Tokenizer::qwen2_5()?,
-    };
-    match tokenizer.len() <= config.vocab_size {
-        true => Ok(tokenizer),
-        false => Err(PipelineError::Request(format!(
-            "the tokenizer has {} tokens, the text encoder embeds {}; the checkpoint needs its own tokenizer \
-             (metadata `qwen_nvfp4.tokenizer`, or a diffusers folder)",
-            tokenizer.len(),
-            config.vocab_size
-        ))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod engine;
 mod error;
+mod fit;
 pub mod guidance;
 pub mod image;
 pub mod latents;
