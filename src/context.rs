@@ -18,6 +18,16 @@ pub trait Observer: Send + Sync {
         let _ = (layer, input);
     }
 
+    /// The output of the same layer, `[.., N]` in F32, activation included.
+    fn linear_output(&self, layer: &str, output: &Tensor) {
+        let _ = (layer, output);
+    }
+
+    /// Some rows of what a convolution or a block of the VAE gave, channels last.
+    fn map_output(&self, layer: &str, output: &[f32]) {
+        let _ = (layer, output);
+    }
+
     /// A named stage of a model: `transformer_blocks.N` is seen twice (`.txt`, `.img`), and so on.
     fn stage(&self, name: &str, value: &Tensor) {
         let _ = (name, value);

@@ -1,57 +1,15 @@
-//! The program as scripts and people meet it: exit codes, messages, files, JSON.
+//! The program as scripts and people meet it: files, JSON, help.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+mod common;
 
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use common::cli::{PROMPT, done, files, program, run, stderr, stdout, tiny};
 use serde_json::Value;
 use tempfile::TempDir;
-
-const PROMPT: &str = "a large red star above a small blue circle on a plain yellow background";
-
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qwen-nvfp4"));
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
-    command
-}
-
-fn run(dir: &TempDir, args: &[&str]) -> Output {
-    program()
-        .args(args)
-        .current_dir(dir.path())
-        .output()
-        .unwrap()
-}
-
-fn tiny() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny/qwen-tiny-aio-fp8.safetensors")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-/// Runs and expects success.
-fn done(dir: &TempDir, args: &[&str]) -> Output {
-    let output = run(dir, args);
-    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-    output
-}
-
-/// The files of a folder, sorted.
-fn files(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
 
 fn picture(path: PathBuf) -> (image::RgbImage, String) {
     let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(&path).unwrap()));
@@ -333,28 +291,6 @@ fn latents_go_out_and_come_in() {
     assert!(!dir.path().join("c.png").exists());
 }
 
-/// A NaN in one weight of block 5: the layer that reads what that weight made is named.
-#[test]
-fn a_damaged_weight_is_named() {
-    let dir = TempDir::new().unwrap();
-    let mut bytes = fs::read(tiny()).unwrap();
-    let (header, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-    let name = "model.diffusion_model.transformer_blocks.5.img_mlp.net.0.proj.weight";
-    let at = 8 + header + metadata.info(name).unwrap().data_offsets.0;
-    bytes[at] = 0x7f;
-    fs::write(dir.path().join("damaged.safetensors"), bytes).unwrap();
-    let output = run(
-        &dir,
-        &["generate", PROMPT, "--model", "damaged.safetensors"],
-    );
-    assert_eq!(output.status.code(), Some(1));
-    let message = stderr(&output);
-    for part in ["step 1", "transformer_blocks.5.img_mlp.net.2"] {
-        assert!(message.contains(part), "{message}");
-    }
-    assert_eq!(files(dir.path()), ["damaged.safetensors"]);
-}
-
 #[test]
 fn empty_prompts_are_drawn_and_long_ones_say_what_was_cut() {
     let dir = TempDir::new().unwrap();
@@ -371,102 +307,6 @@ fn empty_prompts_are_drawn_and_long_ones_say_what_was_cut() {
         "{}",
         stderr(&output)
     );
-}
-
-#[test]
-fn wrong_arguments_are_named_before_any_work() {
-    let dir = TempDir::new().unwrap();
-    for (args, part) in [
-        (
-            &["generate", "x", "--size", "100x64"][..],
-            "nearest are 96 and 112",
-        ),
-        (&["generate", "x", "--size", "64"], "WIDTHxHEIGHT"),
-        (&["generate", "x", "--size", "0x64"], "multiples of 16"),
-        (&["generate", "x", "--steps", "0"], "0 steps"),
-        (&["generate", "x", "--steps", "-3"], "--steps"),
-        (&["generate", "x", "--steps", "many"], "many"),
-        (&["generate", "x", "--cfg", "nan"], "guidance"),
-        (&["generate", "x", "--cfg", "-1"], "guidance"),
-        (&["generate", "x", "--sampler", "magic"], "euler_ancestral"),
-        (&["generate", "x", "--schedule", "magic"], "beta"),
-        (&["generate", "x", "--sigmas", "0.5,0.7"], "sigmas"),
-        (&["generate", "x", "--batch", "0"], "--batch"),
-        (&["generate", "x", "--threads", "0"], "--threads"),
-        (&["generate", "x", "--device", "tpu"], "cuda"),
-        (&["generate", "x", "--lora", "a:nan"], "--lora"),
-        (&["generate", "x", "--prompts", "p.txt"], "--prompts"),
-        (&["generate", "x", "-o", "."], "folder"),
-        (&["paint"], "paint"),
-        (&[], "Usage"),
-    ] {
-        let output = run(&dir, args);
-        assert_eq!(
-            output.status.code(),
-            Some(2),
-            "{args:?}: {}",
-            stderr(&output)
-        );
-        let message = stderr(&output).to_lowercase();
-        assert!(
-            message.contains(&part.to_lowercase()),
-            "{args:?}: `{part}` is not in: {message}"
-        );
-        assert!(output.stdout.is_empty(), "{args:?}");
-    }
-    assert!(files(dir.path()).is_empty(), "{:?}", files(dir.path()));
-}
-
-#[test]
-fn failures_leave_no_picture() {
-    let dir = TempDir::new().unwrap();
-    fs::write(dir.path().join("file"), "not a folder").unwrap();
-    fs::write(dir.path().join("text.safetensors"), "not a model").unwrap();
-    for (args, part) in [
-        (
-            &["--model", "missing.safetensors"][..],
-            "missing.safetensors",
-        ),
-        (&["--model", "text.safetensors"], "text.safetensors"),
-        (&["--lora", "missing.safetensors"], "missing.safetensors"),
-        (&["--latents", "missing.safetensors"], "missing.safetensors"),
-        (&["-o", "file/out.png"], "file"),
-        (&["--device", "cuda"], "cuda"),
-    ] {
-        let output = run(&dir, &[&["generate", "x"], args].concat());
-        assert_eq!(
-            output.status.code(),
-            Some(1),
-            "{args:?}: {}",
-            stderr(&output)
-        );
-        assert!(
-            stderr(&output).contains(part),
-            "{args:?}: {}",
-            stderr(&output)
-        );
-    }
-    assert_eq!(files(dir.path()), ["file", "text.safetensors"]);
-}
-
-/// A report that cannot be written is found before the work, not after it.
-#[test]
-fn a_conversion_tries_its_report_first() {
-    let dir = TempDir::new().unwrap();
-    fs::write(dir.path().join("file"), "not a folder").unwrap();
-    let convert = |report: &str| {
-        let mut args = vec!["convert", "tiny", "--policy", "v3", "--assume-unscaled"];
-        args.extend(["-o", "v3.safetensors", "--report", report]);
-        run(&dir, &args)
-    };
-    for (report, code) in [("file/report.json", 1), (".", 2)] {
-        let output = convert(report);
-        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
-        assert_eq!(files(dir.path()), ["file"], "{report}");
-    }
-    let output = convert("new/report.json");
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert_eq!(files(dir.path()), ["file", "new", "v3.safetensors"]);
 }
 
 #[test]
@@ -493,34 +333,6 @@ fn verbose_tells_the_defaults() {
             stderr(&output)
         );
     }
-}
-
-#[test]
-fn inspect_tells_sound_files_from_faulty_ones() {
-    let dir = TempDir::new().unwrap();
-    let tiny = tiny();
-    let report: Value = serde_json::from_str(&stdout(&done(
-        &dir,
-        &["inspect", tiny.to_str().unwrap(), "--json"],
-    )))
-    .unwrap();
-    for component in ["transformer", "text_encoder", "vae"] {
-        assert!(
-            report["components"].get(component).is_some(),
-            "{component}: {report}"
-        );
-    }
-    assert_eq!(report["faults"].as_array().unwrap().len(), 0);
-    let whole = fs::read(&tiny).unwrap();
-    fs::write(
-        dir.path().join("cut.safetensors"),
-        &whole[..whole.len() - 1000],
-    )
-    .unwrap();
-    let output = run(&dir, &["inspect", "cut.safetensors", "--json"]);
-    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
-    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
-    assert!(!report["faults"].as_array().unwrap().is_empty());
 }
 
 /// Ctrl-C in the middle of the work: 130, and the folder is as it was.
@@ -556,41 +368,4 @@ fn an_interrupt_leaves_no_file() {
         "{:?}",
         files(&steps)
     );
-}
-
-/// Advice is no fault: what `convert` writes without calibration could be better, and works.
-#[test]
-fn inspect_gives_advice_without_failing() {
-    let dir = TempDir::new().unwrap();
-    let convert = "convert tiny --policy v3 --assume-unscaled --marker both -o made.safetensors";
-    done(&dir, &convert.split(' ').collect::<Vec<_>>());
-    let report = stdout(&done(&dir, &["inspect", "made.safetensors", "--json"]));
-    let report: Value = serde_json::from_str(&report).unwrap();
-    assert_eq!(report["faults"].as_array().unwrap().len(), 0);
-    assert_eq!(report["advice"][0]["kind"], "no_input_scale");
-    assert!(
-        report["advice"][0]["message"].is_string() && report["advice"][0]["tensor"].is_string()
-    );
-    let text = stdout(&done(&dir, &["inspect", "made.safetensors", "--deep"]));
-    let [faults, advice] = ["no faults", "advice:"].map(|part| text.find(part).unwrap());
-    assert!(faults < advice, "{text}");
-}
-
-/// Without --deep the weights of a large file are not read.
-#[test]
-fn inspect_reads_weights_when_it_is_asked_to() {
-    let dir = TempDir::new().unwrap();
-    let mut bytes = fs::read(tiny()).unwrap();
-    let weight = "model.diffusion_model.proj_out.weight";
-    let (length, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-    let at = 8 + length + header.info(weight).unwrap().data_offsets.0;
-    bytes[at + 3] = 0x7f;
-    fs::write(dir.path().join("nan.safetensors"), bytes).unwrap();
-    done(&dir, &["inspect", "nan.safetensors"]);
-    let output = run(&dir, &["inspect", "nan.safetensors", "--deep", "--json"]);
-    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
-    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
-    assert_eq!(report["faults"][0]["kind"], "nan_weight");
-    assert_eq!(report["faults"][0]["tensor"], weight);
-    done(&dir, &["inspect", "tiny", "--deep"]);
 }

@@ -2,11 +2,14 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use common::disk::Mounted;
 use tempfile::TempDir;
 
 const KILLS: u32 = 50;
@@ -35,7 +38,27 @@ fn names(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-/// SIGKILL at 50 moments spread over the time that a conversion takes.
+/// Random moments (SplitMix64) from a seed that can be given again.
+struct Moments(u64);
+
+impl Moments {
+    fn new() -> Self {
+        let given = std::env::var("KILL_SEED").ok().map(|s| s.parse().unwrap());
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        Self(given.unwrap_or(now.as_nanos() as u64))
+    }
+
+    /// A moment of `whole`.
+    fn next(&mut self, whole: Duration) -> Duration {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        whole.mul_f64((z ^ (z >> 31)) as f64 / u64::MAX as f64)
+    }
+}
+
+/// SIGKILL at 50 random moments of the time that a conversion takes. `KILL_SEED=N` repeats those of a failure.
 #[test]
 fn a_killed_conversion_leaves_a_whole_file_or_none() {
     let dir = TempDir::new().unwrap();
@@ -50,36 +73,43 @@ fn a_killed_conversion_leaves_a_whole_file_or_none() {
     fs::create_dir(&folder).unwrap();
     let target = folder.join("v3.safetensors");
     let (mut finished, mut partials) = (0, 0);
+    let mut moments = Moments::new();
+    let seed = moments.0;
     for i in 0..KILLS {
         let mut child = convert(&target).spawn().unwrap();
-        // 37 and 50 have no common factor: every moment once, in a mixed order.
-        std::thread::sleep(whole * (i * 37 % KILLS) / KILLS);
+        let moment = moments.next(whole);
+        let case = format!("kill {i} after {moment:?} of {whole:?}, KILL_SEED={seed}");
+        std::thread::sleep(moment);
         child.kill().unwrap();
         child.wait().unwrap();
         if target.exists() {
             assert!(
                 fs::read(&target).unwrap() == good,
-                "kill {i} left a file that is not whole"
+                "{case}: the file is not whole"
             );
             fs::remove_file(&target).unwrap();
             finished += 1;
         }
         // What the run before left is gone once another has begun to write: never more than two.
         let left = names(&folder);
-        assert!(left.len() <= 2, "{left:?}");
+        assert!(left.len() <= 2, "{case}: {left:?}");
         for name in &left {
             let partial = name.starts_with(".v3.safetensors.") && name.ends_with(".partial");
-            assert!(partial, "{name}");
+            assert!(partial, "{case}: {name}");
         }
         partials += left.len();
     }
     println!(
-        "{KILLS} kills: {finished} after the file had its name, partial files seen {partials}"
+        "{KILLS} kills, KILL_SEED={seed}: {finished} after the file had its name, partial files seen {partials}"
     );
     let output = convert(&target).output().unwrap();
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert_eq!(names(&folder), ["v3.safetensors"]);
-    assert!(fs::read(&target).unwrap() == good);
+    assert!(
+        output.status.success(),
+        "KILL_SEED={seed}: {}",
+        stderr(&output)
+    );
+    assert_eq!(names(&folder), ["v3.safetensors"], "KILL_SEED={seed}");
+    assert!(fs::read(&target).unwrap() == good, "KILL_SEED={seed}");
 }
 
 /// Ctrl-C: 130, and nothing is left.
@@ -106,29 +136,6 @@ fn an_interrupted_conversion_leaves_nothing() {
         assert!(sent.success());
         assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
         assert!(names(dir.path()).is_empty(), "{:?}", names(dir.path()));
-    }
-}
-
-/// A file system of its own, unmounted with the test.
-struct Mounted<'a>(&'a Path);
-
-impl<'a> Mounted<'a> {
-    fn tmpfs(at: &'a Path, size: &str) -> Result<Self, String> {
-        let output = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(at)
-            .output()
-            .map_err(|e| e.to_string())?;
-        match output.status.success() {
-            true => Ok(Self(at)),
-            false => Err(stderr(&output)),
-        }
-    }
-}
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0).status();
     }
 }
 

@@ -5,7 +5,7 @@
 
 use safetensors::Dtype;
 
-use super::markers::{Carrier, INPUT_SCALE, WEIGHT_SCALE, record_of};
+use super::markers::{self, Carrier, INPUT_SCALE, RECORD, WEIGHT_SCALE, WEIGHT_SCALE_2, record_of};
 use super::{CheckpointError, TensorView, Weights};
 use crate::numerics::nvfp4::BLOCK;
 use crate::numerics::swizzle;
@@ -62,27 +62,9 @@ impl Encoding {
             layer: layer.full(""),
             reason,
         };
-        let scale = |names: &[&str]| -> Result<Option<f32>, CheckpointError> {
-            let Some(view) = names.iter().find_map(|name| layer.get(name)) else {
-                return Ok(None);
-            };
-            if view.elements() != 1 {
-                return Err(refuse(format!(
-                    "`{}` has shape {:?}, one number was expected",
-                    view.name(),
-                    view.shape()
-                )));
-            }
-            let value = view.to_f32()?[0];
-            match value.is_finite() && value > 0.0 {
-                true => Ok(Some(value)),
-                false => Err(refuse(format!(
-                    "`{}` is {value}; convert the file again from its source",
-                    view.name()
-                ))),
-            }
-        };
-        let record = match layer.get("comfy_quant") {
+        let scale =
+            |spellings: &[&str]| markers::scale(spellings, |part| layer.get(part)).map_err(refuse);
+        let record = match layer.get(RECORD) {
             Some(view) => Some(record_of(&view).map_err(refuse)?),
             None => layer.record().cloned(),
         };
@@ -95,7 +77,7 @@ impl Encoding {
             (Dtype::U8, Some("nvfp4")) => {
                 return Ok(Self::Nvfp4 {
                     weight_scale: block_scales(layer, weight).map_err(refuse)?,
-                    weight_scale_2: scale(&["weight_scale_2"])?.ok_or_else(|| {
+                    weight_scale_2: scale(&[WEIGHT_SCALE_2])?.ok_or_else(|| {
                         refuse(
                             "it is NVFP4 but there is no `weight_scale_2`; convert the file again"
                                 .to_owned(),
@@ -149,7 +131,7 @@ impl Encoding {
 /// The block scales of an NVFP4 weight `[out, in / 2]`.
 fn block_scales(layer: &Weights, weight: &TensorView) -> Result<TensorView, String> {
     let view = layer
-        .get("weight_scale")
+        .get(WEIGHT_SCALE[0])
         .ok_or("it is NVFP4 but there is no `weight_scale`; convert the file again")?;
     let [rows, packed] = weight.shape() else {
         return Err(format!("its weight has shape {:?}", weight.shape()));

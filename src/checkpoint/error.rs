@@ -1,5 +1,6 @@
 //! What can be wrong with a checkpoint.
 
+use std::io;
 use std::path::PathBuf;
 
 use safetensors::Dtype;
@@ -8,12 +9,12 @@ use safetensors::Dtype;
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The file cannot be opened or mapped.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {source}{}", next_step(source))]
     Io {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The file is not a whole safetensors file.
     #[error("{path} is not a complete safetensors file: {reason}; download or copy it again")]
@@ -105,7 +106,34 @@ pub enum CheckpointError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// A file that was given for a purpose of its own, beside the model.
+    #[error("{flag}: {source}")]
+    Given {
+        /// The flag that it was given with.
+        flag: &'static str,
+        /// What is wrong with it.
+        source: Box<CheckpointError>,
+    },
     /// A tensor could not be put on the device.
     #[error("cannot place a tensor on the device: {0}")]
     Device(#[from] candle_core::Error),
+}
+
+impl CheckpointError {
+    /// Says with which flag the file was given, where there are several.
+    pub(crate) fn given(flag: &'static str) -> impl Fn(Self) -> Self {
+        move |e| Self::Given {
+            flag,
+            source: Box::new(e),
+        }
+    }
+}
+
+/// What to do where the system's reason does not say it.
+fn next_step(reason: &io::Error) -> &'static str {
+    match reason.kind() {
+        io::ErrorKind::NotFound => "; check its name and folder",
+        io::ErrorKind::PermissionDenied => "; make it readable for you",
+        _ => "",
+    }
 }

@@ -67,15 +67,25 @@ impl SafetensorsFile {
             path: path.to_owned(),
             source,
         };
+        // Looked at before it is opened: opening a pipe waits for a writer.
+        let kind = std::fs::metadata(path).map_err(io)?;
+        if !kind.is_file() {
+            let found = match kind.is_dir() {
+                true => "is a folder",
+                false => "is no ordinary file",
+            };
+            return Err(CheckpointError::Foreign {
+                path: path.to_owned(),
+                found: found.to_owned(),
+                hint: "give a `.safetensors` file".to_owned(),
+            });
+        }
         let file = File::open(path).map_err(io)?;
         let kind = file.metadata().map_err(io)?;
-        if !kind.is_file() || kind.len() == 0 {
+        if kind.len() == 0 {
             return Err(CheckpointError::Container {
                 path: path.to_owned(),
-                reason: match kind.is_file() {
-                    true => "it is empty".to_owned(),
-                    false => "it is not a regular file".to_owned(),
-                },
+                reason: "it is empty".to_owned(),
             });
         }
         // SAFETY: the map is read-only. Another process that truncates the file while it is mapped would

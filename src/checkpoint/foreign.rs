@@ -6,15 +6,11 @@ use super::CheckpointError;
 
 /// First bytes, what such a file is, what to do.
 const KNOWN: &[(&[u8], &str, &str)] = &[
-    (
-        b"\x89PNG",
-        "is a PNG picture",
-        "give a `.safetensors` checkpoint as the model",
-    ),
+    (b"\x89PNG", "is a PNG picture", "give a `.safetensors` file"),
     (
         b"\xff\xd8\xff",
         "is a JPEG picture",
-        "give a `.safetensors` checkpoint as the model",
+        "give a `.safetensors` file",
     ),
     (
         b"PK\x03\x04",
@@ -61,6 +57,18 @@ pub(super) fn explain(path: PathBuf, bytes: &[u8], reason: String) -> Checkpoint
                 };
             }
         }
+    }
+    // Eight printable bytes would be a header of a million terabytes.
+    if bytes.len() > 8
+        && bytes[..8]
+            .iter()
+            .all(|b| b.is_ascii_graphic() || b.is_ascii_whitespace())
+    {
+        return CheckpointError::Foreign {
+            path,
+            found: "is text".to_owned(),
+            hint: "give a `.safetensors` file".to_owned(),
+        };
     }
     CheckpointError::Container { path, reason }
 }

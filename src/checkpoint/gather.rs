@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::folder::{class_name, read_json, shards, weights_in};
+use super::markers::LEGACY;
 use super::names::Names;
 use super::{CheckpointError, Component, Configs, SafetensorsFile, TensorView, TokenizerSource};
 
@@ -95,7 +96,7 @@ impl Opened {
             // The older marker of a file of one component has no prefix that says which.
             let marker = || {
                 let first = view.file().names().find_map(|n| names.place(n));
-                let (component, _) = first.filter(|_| view.name() == "scaled_fp8")?;
+                let (component, _) = first.filter(|_| view.name() == LEGACY)?;
                 Some((component, view.name().to_owned()))
             };
             let Some((component, name)) = names.place(view.name()).or_else(marker) else {

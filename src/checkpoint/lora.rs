@@ -85,7 +85,7 @@ impl Lora {
     ///
     /// # Errors
     /// A file that is no whole safetensors file, that has a tensor which belongs to no layer, half an adapter, or
-    /// an alpha that is no number; layers of other shapes than the transformer's.
+    /// an alpha that is no number; NaN; layers of other shapes than the transformer's.
     pub fn open(path: &Path, scale: f32, transformer: &Weights) -> Result<Self, CheckpointError> {
         let file = SafetensorsFile::open(path)?;
         let layers = Layers::of(transformer);
@@ -176,6 +176,14 @@ impl Parts {
                 down.shape(),
                 weight.unwrap_or(&[])
             )));
+        }
+        for view in [&down, &up] {
+            if let Some(at) = view.to_f32()?.iter().position(|v| !v.is_finite()) {
+                return Err(refuse(format!(
+                    "number {at} of `{}` is NaN or infinite; get the LoRA again from its source",
+                    view.name()
+                )));
+            }
         }
         let rank = down.shape()[0] as f32;
         let alpha = match self.alpha {

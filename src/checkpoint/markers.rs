@@ -14,10 +14,25 @@ use super::gather::Opened;
 
 /// Metadata key of the layer formats.
 pub(crate) const METADATA: &str = "_quantization_metadata";
-/// The scale of a weight, newest spelling first.
+/// The record beside a weight.
+pub(crate) const RECORD: &str = "comfy_quant";
+/// The scale of a weight (of NVFP4: of its blocks, newest spelling only), newest spelling first.
 pub(crate) const WEIGHT_SCALE: [&str; 2] = ["weight_scale", "scale_weight"];
 /// The scale of an activation, newest spelling first.
 pub(crate) const INPUT_SCALE: [&str; 2] = ["input_scale", "scale_input"];
+/// The scale of a whole NVFP4 weight, above those of its blocks.
+pub(crate) const WEIGHT_SCALE_2: &str = "weight_scale_2";
+/// The older marker of a component.
+pub(crate) const LEGACY: &str = "scaled_fp8";
+/// What may stand beside a quantized weight, after the layer's name.
+const COMPANIONS: [&str; 6] = [
+    RECORD,
+    WEIGHT_SCALE[0],
+    WEIGHT_SCALE[1],
+    WEIGHT_SCALE_2,
+    INPUT_SCALE[0],
+    INPUT_SCALE[1],
+];
 /// Longest record that is read. The longest that is known has about 150 bytes.
 const MAX_RECORD: usize = 1 << 16;
 /// Characters of a faulty entry that a message quotes.
@@ -108,7 +123,7 @@ impl Markers {
             markers.metadata(text, &stored);
         }
         for (name, view) in &stored {
-            if let Some(layer) = name.strip_suffix(".comfy_quant") {
+            if let Some((layer, RECORD)) = companion(name) {
                 markers.tensor(layer, view);
             }
         }
@@ -222,16 +237,14 @@ impl Markers {
     /// The older marker, which ComfyUI reads only in a file without metadata.
     fn legacy(&mut self, stored: &Stored) {
         for (name, view) in stored {
-            let Some(prefix) = name.strip_suffix("scaled_fp8") else {
+            let Some(prefix) = name.strip_suffix(LEGACY).filter(|_| is_legacy(name)) else {
                 continue;
             };
-            if !(prefix.is_empty() || prefix.ends_with('.')) {
-                continue;
-            }
             let layers: BTreeSet<&str> = stored
                 .range(prefix..)
                 .take_while(|(name, _)| name.starts_with(prefix))
-                .filter_map(|(name, _)| name.strip_suffix(".scale_weight"))
+                .filter_map(|(name, _)| name.rsplit_once('.'))
+                .filter_map(|(layer, part)| (part == WEIGHT_SCALE[1]).then_some(layer))
                 .collect();
             let recorded = layers.iter().find(|l| self.records.contains_key(**l));
             match (layers.first(), recorded.copied()) {
@@ -254,6 +267,62 @@ impl Markers {
                 });
             }
         }
+    }
+}
+
+/// The layer and the part, where `name` is that of a companion of a weight.
+pub(crate) fn companion(name: &str) -> Option<(&str, &str)> {
+    name.rsplit_once('.')
+        .filter(|(_, part)| COMPANIONS.contains(part))
+}
+
+/// Whether `name` is that of the older marker.
+pub(crate) fn is_legacy(name: &str) -> bool {
+    let prefix = name.strip_suffix(LEGACY);
+    prefix.is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'))
+}
+
+/// The scale of one number that a layer has under one of `spellings`, if it has one; `find` gives its companions.
+///
+/// # Errors
+/// Two spellings at once, another shape, or no positive number: what is wrong and what to do.
+pub(crate) fn scale(
+    spellings: &[&str],
+    find: impl Fn(&str) -> Option<TensorView>,
+) -> Result<Option<f32>, String> {
+    let mut found = spellings.iter().filter_map(|part| find(part));
+    let (first, second) = (found.next(), found.next());
+    let view = match (first, second) {
+        (None, _) => return Ok(None),
+        (Some(view), None) => view,
+        (Some(first), Some(second)) => {
+            return Err(format!(
+                "it has both `{}` and `{}`; the file mixes two checkpoints: get it again from its source",
+                first.name(),
+                second.name()
+            ));
+        }
+    };
+    let name = view.name();
+    if view.elements() != 1 {
+        return Err(format!(
+            "`{name}` has shape {:?}, one number was expected; convert the file again from its source",
+            view.shape()
+        ));
+    }
+    match view
+        .to_f32()
+        .ok()
+        .and_then(|values| values.first().copied())
+    {
+        Some(value) if value.is_finite() && value > 0.0 => Ok(Some(value)),
+        Some(value) => Err(format!(
+            "`{name}` is {value}; convert the file again from its source"
+        )),
+        None => Err(format!(
+            "`{name}` is stored as {:?}, which is no number; convert the file again from its source",
+            view.dtype()
+        )),
     }
 }
 
@@ -314,6 +383,9 @@ fn quoted(text: &str) -> String {
     }
 }
 
+#[cfg(test)]
+#[path = "markers_scale_tests.rs"]
+mod scale_tests;
 #[cfg(test)]
 #[path = "markers_tests.rs"]
 mod tests;

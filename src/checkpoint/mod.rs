@@ -20,6 +20,7 @@ mod open;
 mod reader;
 mod source;
 mod weights;
+mod whole;
 mod write_error;
 mod writer;
 
@@ -36,6 +37,8 @@ pub use open::Checkpoint;
 pub use reader::Reader;
 pub use source::{Configs, ModelSource, TokenizerSource};
 pub use weights::Weights;
+pub(crate) use whole::without_path;
+pub use whole::write_whole;
 pub use write_error::WriteError;
 pub use writer::Writer;
 

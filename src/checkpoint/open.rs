@@ -73,12 +73,13 @@ impl Checkpoint {
             } => (model, text_encoder, vae),
         };
         let mut opened = Opened::open(model, Strictness::Whole)?;
-        for (path, component) in [
-            (text_encoder, Component::TextEncoder),
-            (vae, Component::Vae),
+        for (path, component, flag) in [
+            (text_encoder, Component::TextEncoder, "--text-encoder"),
+            (vae, Component::Vae, "--vae"),
         ] {
             if let Some(path) = path {
-                opened.replace(component, Opened::open(path, Strictness::Whole)?, path)?;
+                let part = Opened::open(path, Strictness::Whole);
+                opened.replace(component, part.map_err(CheckpointError::given(flag))?, path)?;
             }
         }
         let name = model.file_stem().unwrap_or(model.as_os_str());
@@ -90,7 +91,8 @@ impl Checkpoint {
     /// # Errors
     /// Those of [`Lora::open`].
     pub fn adapt(&mut self, path: &Path, scale: f32) -> Result<(), CheckpointError> {
-        let lora = Lora::open(path, scale, &self.transformer)?;
+        let lora =
+            Lora::open(path, scale, &self.transformer).map_err(CheckpointError::given("--lora"))?;
         self.transformer = self.transformer.adapted_by(&lora);
         self.loras.push(lora.label);
         Ok(())

@@ -145,6 +145,15 @@ impl Weights {
         &self.store.path
     }
 
+    /// The file that holds the layer of this canonical name; [`Self::path`] where there is none.
+    pub fn path_of(&self, layer: &str) -> &Path {
+        let from = self.store.tensors.range(layer.to_owned()..);
+        let own = from
+            .take_while(|(name, _)| name.starts_with(layer))
+            .find(|(name, _)| name.as_bytes().get(layer.len()) == Some(&b'.'));
+        own.map_or(self.path(), |(_, view)| view.file().path())
+    }
+
     /// Where tensors are put.
     pub fn device(&self) -> &Device {
         &self.store.device

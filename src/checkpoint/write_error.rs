@@ -22,7 +22,7 @@ pub enum WriteError {
     Folder(PathBuf),
     /// The output is a device, a pipe or a socket.
     #[error(
-        "{0} is no ordinary file, and a checkpoint cannot be streamed; give -o the name of a file"
+        "{0} is no ordinary file, and it would be replaced, not written to; give the output the name of a file"
     )]
     Special(PathBuf),
     /// The output's folder cannot be written.

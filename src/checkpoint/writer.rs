@@ -146,7 +146,7 @@ fn check_target(path: &Path, overwrite: bool) -> Result<(), WriteError> {
 }
 
 /// The folder in which `path` lies.
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),

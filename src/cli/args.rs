@@ -1,6 +1,6 @@
 //! The command line's words.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -33,7 +33,7 @@ pub struct Common {
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
     /// Threads to compute with [default: one per core]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Print one JSON document on standard output, and nothing else there
     #[arg(long, global = true)]
@@ -322,18 +322,25 @@ pub struct LoraArg {
 /// `FILE` or `FILE:SCALE`; a file whose own name ends like a scale is found first.
 fn lora(text: &str) -> Result<LoraArg, String> {
     let whole = PathBuf::from(text);
-    let given = match text.rsplit_once(':') {
-        Some((path, scale)) if !whole.exists() => scale.parse::<f32>().ok().map(|s| (path, s)),
-        _ => None,
+    let split = text.rsplit_once(':').filter(|_| !whole.exists());
+    let Some((path, word)) = split else {
+        return Ok(LoraArg {
+            path: whole,
+            scale: 1.0,
+        });
     };
-    match given {
-        Some(("", _)) => Err("a LoRA is FILE or FILE:SCALE".to_owned()),
-        Some((_, scale)) if !scale.is_finite() => Err(format!("a scale of {scale}")),
-        Some((path, scale)) => Ok(LoraArg {
+    match word.parse::<f32>() {
+        _ if path.is_empty() => Err("a LoRA is FILE or FILE:SCALE".to_owned()),
+        Ok(scale) if scale.is_finite() => Ok(LoraArg {
             path: path.into(),
             scale,
         }),
-        None => Ok(LoraArg {
+        Ok(scale) => Err(format!("a scale of {scale}; give a finite number")),
+        Err(_) if Path::new(path).is_file() => {
+            Err(format!("the scale `{word}` of {path} is no number"))
+        }
+        // A colon in the name of a file that is missing.
+        Err(_) => Ok(LoraArg {
             path: whole,
             scale: 1.0,
         }),

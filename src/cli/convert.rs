@@ -7,9 +7,9 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::args::{Common, Convert};
-use super::{Failure, output};
+use super::{Failure, output, text_file};
+use crate::checkpoint::{WriteError, write_whole};
 use crate::context::Cancel;
-use crate::pipeline::latents::write_atomically;
 use crate::quantize::plan::{Counts, LayerPlan, Options};
 use crate::quantize::{Calibration, ConvertError, Monitor, Plan, Policy, Source, execute};
 
@@ -34,6 +34,7 @@ impl From<ConvertError> for Failure {
     fn from(e: ConvertError) -> Self {
         match e {
             ConvertError::Cancelled => Self::Interrupted,
+            ConvertError::Write(e @ WriteError::Folder(_)) => Self::Usage(e.to_string()),
             e => Self::Work(e.into()),
         }
     }
@@ -42,6 +43,7 @@ impl From<ConvertError> for Failure {
 /// Runs the command.
 pub(super) fn run(args: &Convert, common: &Common, cancel: Cancel) -> Result<(), Failure> {
     let start = Instant::now();
+    check_outputs(args)?;
     let source = match args.input.as_str() {
         "tiny" => Source::embedded()?,
         path => Source::open(Path::new(path))?,
@@ -62,17 +64,9 @@ pub(super) fn run(args: &Convert, common: &Common, cancel: Cancel) -> Result<(),
     };
     let plan = Plan::new(&source, &policy, calibration.as_ref(), &options)?;
     plan.notes.iter().for_each(|note| tracing::warn!("{note}"));
-    if args.dry_run {
+    let Some(target) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, None, common);
-    }
-    let Some(target) = args.output.as_deref() else {
-        let message = "say where to write with -o OUTPUT, or look at the plan with --dry-run";
-        return Err(Failure::Usage(message.to_owned()));
     };
-    if let Some(path) = &args.report {
-        // Before hours of work, not after them.
-        output::check_target(path, "--report")?;
-    }
     let bar = output::byte_bar(plan.bytes_out, !common.quiet);
     let monitor = Monitor {
         cancel,
@@ -87,7 +81,7 @@ pub(super) fn run(args: &Convert, common: &Common, cancel: Cancel) -> Result<(),
     bar.finish_and_clear();
     if let Some(path) = &args.report {
         let json = serde_json::to_vec_pretty(&reports).context("the report")?;
-        write_atomically(path, &json)?;
+        write_whole(path, &json).map_err(ConvertError::from)?;
     }
     let done = Done {
         output: target.display().to_string(),
@@ -104,28 +98,55 @@ struct Done {
     verified: bool,
 }
 
+/// Refuses, before hours of work, what could not be written after them.
+fn check_outputs(args: &Convert) -> Result<(), Failure> {
+    if args.dry_run {
+        return Ok(());
+    }
+    let Some(target) = args.output.as_deref() else {
+        let message = "say where to write with -o OUTPUT, or look at the plan with --dry-run";
+        return Err(Failure::Usage(message.to_owned()));
+    };
+    output::check_target(target, "-o")?;
+    let Some(report) = args.report.as_deref() else {
+        return Ok(());
+    };
+    output::check_target(report, "--report")?;
+    let mut inputs = vec![Path::new(&args.input), Path::new(&args.policy)];
+    inputs.extend(args.calib.as_deref());
+    output::check_distinct(&[(target, "-o"), (report, "--report")], &inputs)
+}
+
 /// A built-in policy by its name, or a file.
 fn policy(word: &str) -> Result<Policy, Failure> {
     let path = Path::new(word);
-    if !path.exists()
+    if !path.is_file()
         && let Some(built_in) = Policy::built_in(word)
     {
         return Ok(built_in.map_err(ConvertError::from)?);
     }
-    let text = std::fs::read_to_string(path).with_context(|| {
-        let names: Vec<&str> = Policy::names().collect();
-        format!(
-            "cannot read the policy {word}; it is a file, or one of {}",
-            names.join(", ")
-        )
-    })?;
+    let names: Vec<&str> = Policy::names().collect();
+    let wanted = format!(
+        "give --policy one of {}, or a JSON file of comfy-dit-quantizer",
+        names.join(", ")
+    );
+    let text = text_file::read(path, &wanted)?;
+    if Policy::built_in(word).is_some() {
+        tracing::warn!("the file {word} is read, not the policy of that name in this program");
+    }
     let name = path.file_name().unwrap_or(path.as_os_str());
-    Ok(Policy::parse(&name.to_string_lossy(), &text).map_err(ConvertError::from)?)
+    let policy = Policy::parse(&name.to_string_lossy(), &text);
+    policy.map_err(|e| {
+        Failure::Work(anyhow::anyhow!(
+            "{}: {}; {wanted}",
+            path.display(),
+            e.reason
+        ))
+    })
 }
 
 fn calibration(path: &Path, stat: &str) -> Result<Calibration, Failure> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the calibration {}", path.display()))?;
+    let text = text_file::read(path, "give --calib a calibration as JSON, or leave it out")?;
     let name = path.file_name().unwrap_or(path.as_os_str());
     Ok(Calibration::parse(&name.to_string_lossy(), &text, stat).map_err(ConvertError::from)?)
 }

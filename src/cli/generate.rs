@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::args::{Common, Generate, LoraArg, ModelArgs, TemplateArg};
-use super::{Failure, output};
+use super::{Failure, output, text_file};
 use crate::checkpoint::{Checkpoint, ModelSource};
 use crate::context::{Cancel, Cx};
 use crate::pipeline::image::{Provenance, parameters};
@@ -69,6 +69,7 @@ const KERNELS: Kernels = Kernels {
 pub(super) fn run(args: &Generate, common: &Common, cancel: Cancel) -> Result<(), Failure> {
     let start = Instant::now();
     check_outputs(args)?;
+    let prompts = prompts(args)?;
     let engine = engine(args)?;
     let settings = settings(args, engine.defaults())?;
     // Before any work: a schedule that cannot be made, a size that does not exist.
@@ -81,7 +82,6 @@ pub(super) fn run(args: &Generate, common: &Common, cancel: Cancel) -> Result<()
     );
     tracing::info!("settings: {settings:?}");
     tracing::info!("sigmas: {:?}", schedule.sigmas);
-    let prompts = prompts(args)?;
     let mut timings = Timings {
         load_s: start.elapsed().as_secs_f64(),
         ..Timings::default()
@@ -256,13 +256,15 @@ fn settings(args: &Generate, defaults: Settings) -> Result<Settings, Failure> {
     })
 }
 
+/// What to do about a file of prompts that is none.
+const WANTED: &str = "give --prompts a UTF-8 text file with one prompt a line";
+
 /// The prompts: the one on the command line, or the lines of a file.
 fn prompts(args: &Generate) -> Result<Vec<String>, Failure> {
     let Some(path) = &args.prompts else {
         return Ok(vec![args.prompt.clone()]);
     };
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = text_file::read(path, WANTED)?;
     let prompts: Vec<String> = text
         .lines()
         .map(|l| l.trim_end().to_owned())
@@ -271,7 +273,7 @@ fn prompts(args: &Generate) -> Result<Vec<String>, Failure> {
     match prompts.len() {
         1..=MOST_PROMPTS => Ok(prompts),
         n => Err(Failure::Usage(format!(
-            "{} has {n} prompts; one to a million lines are read",
+            "{} has {n} prompts, one to a million are read; {WANTED}",
             path.display()
         ))),
     }
@@ -304,19 +306,32 @@ fn jobs(prompts: &[String], args: &Generate, settings: &Settings) -> Vec<Request
         .collect()
 }
 
-/// Fails before the work where a result could not be written after it.
+/// Refuses, before the work, what could not be written after it, and outputs that would replace an input.
 fn check_outputs(args: &Generate) -> Result<(), Failure> {
     if let Some(folder) = &args.preview {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
+        output::check_folder(folder, "--preview")?;
     }
-    for path in [Some(&args.output), args.save_latents.as_ref()]
+    let mut outputs = vec![(args.output.as_path(), "-o")];
+    outputs.extend(args.save_latents.as_deref().map(|p| (p, "--save-latents")));
+    for (path, flag) in &outputs {
+        output::check_target(path, flag)?;
+    }
+    let given = [&args.model.text_encoder, &args.model.vae, &args.prompts];
+    let inputs: Vec<&Path> = [Path::new(&args.model.model)]
         .into_iter()
-        .flatten()
-    {
-        output::check_target(path, "-o")?;
+        .chain(args.lora.iter().map(|lora| lora.path.as_path()))
+        .chain(given.into_iter().filter_map(|path| path.as_deref()))
+        .collect();
+    output::check_distinct(&outputs, &inputs)?;
+    let ending = args.output.extension().map(|e| e.to_ascii_lowercase());
+    match ending.as_deref().and_then(|e| e.to_str()) {
+        Some(other @ ("jpg" | "jpeg" | "webp" | "gif" | "bmp" | "tif" | "tiff")) => {
+            Err(Failure::Usage(format!(
+                "pictures are written as PNG, not as {other}; give -o a name that ends in .png"
+            )))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The progress bar and the previews.

@@ -6,6 +6,7 @@ mod generate;
 mod inspect;
 mod memory;
 mod output;
+mod text_file;
 
 use std::ffi::OsString;
 use std::io::Write;

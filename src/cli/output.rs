@@ -4,10 +4,10 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Failure;
+use crate::checkpoint::without_path;
 
 /// Whether colours are wanted on standard error (<https://no-color.org>).
 pub(super) fn colours() -> bool {
@@ -85,25 +85,68 @@ pub(super) fn peak_rss() -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Makes the folder of a file that is to be written and tries it; `flag` is where another one is chosen.
+/// Refuses a file that could not be written after the work; `flag` is where another one is chosen. Makes nothing.
 pub(super) fn check_target(path: &Path, flag: &str) -> Result<(), Failure> {
-    if path.is_dir() {
-        let message = format!("{} is a folder; name a file in it", path.display());
+    let ends_like_a_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    if path.is_dir() || ends_like_a_folder || path.file_name().is_none() {
+        let message = format!(
+            "{} is a folder; give {flag} the name of a file in it",
+            path.display()
+        );
         return Err(Failure::Usage(message));
     }
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot create {}; choose another {flag}", folder.display()))?;
-    tempfile::tempfile_in(folder).with_context(|| {
-        format!(
-            "cannot write into {}; choose another {flag}",
-            folder.display()
-        )
-    })?;
+    if path.metadata().is_ok_and(|kind| !kind.is_file()) {
+        let message = format!(
+            "{} is no ordinary file, and it would be replaced; give {flag} the name of a file",
+            path.display()
+        );
+        return Err(Failure::Usage(message));
+    }
+    check_folder(path.parent().unwrap_or(Path::new("")), flag)
+}
+
+/// Refuses an output (with its flag) that would replace an input or another output.
+pub(super) fn check_distinct(outputs: &[(&Path, &str)], inputs: &[&Path]) -> Result<(), Failure> {
+    let inputs: Vec<PathBuf> = inputs.iter().copied().map(place).collect();
+    for (i, (path, flag)) in outputs.iter().enumerate() {
+        let here = place(path);
+        let what = match outputs[..i].iter().find(|(other, _)| place(other) == here) {
+            Some((_, other)) => format!("given with {other} too"),
+            None if inputs.contains(&here) => "an input".to_owned(),
+            None => continue,
+        };
+        let message = format!("{} is {what}; give another {flag}", path.display());
+        return Err(Failure::Usage(message));
+    }
     Ok(())
+}
+
+/// Where a file lies or will lie, links followed as far as there is something.
+fn place(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new(".")).canonicalize();
+    path.canonicalize()
+        .unwrap_or_else(|_| match (folder, path.file_name()) {
+            (Ok(folder), Some(name)) => folder.join(name),
+            _ => path.to_owned(),
+        })
+}
+
+/// Refuses a folder that could neither be made nor written into.
+pub(super) fn check_folder(folder: &Path, flag: &str) -> Result<(), Failure> {
+    let there = folder.ancestors().find(|p| p.symlink_metadata().is_ok());
+    let there = there.unwrap_or(Path::new("."));
+    let refuse = |reason: String| {
+        let message = format!("{}: {reason}; choose another {flag}", there.display());
+        Err(Failure::Work(anyhow::anyhow!(message)))
+    };
+    match there.is_dir() {
+        false => refuse("it is no folder, so no file can be made in it".to_owned()),
+        true => match tempfile::tempfile_in(there).map_err(without_path) {
+            Ok(_) => Ok(()),
+            Err(e) => refuse(format!("no file can be made in this folder ({e})")),
+        },
+    }
 }
 
 #[cfg(test)]

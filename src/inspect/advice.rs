@@ -6,7 +6,7 @@ use safetensors::Dtype;
 
 use super::fault::{FaultKind, Findings};
 use crate::checkpoint::gather::Opened;
-use crate::checkpoint::markers::{Carrier, Markers, Record};
+use crate::checkpoint::markers::{Carrier, INPUT_SCALE, Markers, Record};
 use crate::checkpoint::{Component, Names, TensorView};
 
 /// Advises about every component.
@@ -121,8 +121,7 @@ impl Part<'_> {
             };
             self.record(view).is_some_and(|record| {
                 record.format.starts_with("float8") && !record.full_precision_matrix_mult
-            }) && !has("input_scale")
-                && !has("scale_input")
+            }) && !INPUT_SCALE.iter().any(|part| has(part))
         };
         let message = |count, component| {
             format!(

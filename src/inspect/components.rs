@@ -9,7 +9,7 @@ use safetensors::Dtype;
 use super::fault::{FaultKind, Findings};
 use super::{ComponentReport, markers};
 use crate::checkpoint::gather::Opened;
-use crate::checkpoint::markers::Markers;
+use crate::checkpoint::markers::{Markers, companion};
 use crate::checkpoint::{Component, TensorView, Weights};
 use crate::model::ModelError;
 use crate::model::config::{TextEncoderConfig, TransformerConfig, VaeConfig};
@@ -173,7 +173,7 @@ fn compare(
         if known.contains(name.as_str()) || inventory::is_optional(name) {
             continue;
         }
-        match markers::layer_of(name) {
+        match companion(name) {
             // A companion without its weight has a fault of its own.
             Some(_) => {}
             None if markers::is_foreign(name) => markers::foreign(view.name(), found),

@@ -7,17 +7,9 @@ use safetensors::Dtype;
 use super::fault::{FaultKind, Findings};
 use super::{Layer, Stored, scales};
 use crate::checkpoint::gather::Opened;
-use crate::checkpoint::markers::{Carrier, METADATA, Markers, ProblemKind, Record};
-
-/// What may stand beside a quantized weight, after the layer's name.
-const COMPANIONS: [&str; 6] = [
-    ".comfy_quant",
-    ".weight_scale",
-    ".weight_scale_2",
-    ".scale_weight",
-    ".input_scale",
-    ".scale_input",
-];
+use crate::checkpoint::markers::{
+    Carrier, METADATA, Markers, ProblemKind, RECORD, Record, WEIGHT_SCALE, companion,
+};
 
 /// Endings of other schemes, none of which ComfyUI's loader or this program reads: blocks of 128 x 128, compressed-tensors
 /// (whose global scales divide), bitsandbytes, nunchaku, GPTQ and AWQ.
@@ -44,13 +36,6 @@ const FOREIGN: [&str; 18] = [
 
 /// Formats that newer ComfyUI reads besides those that this program knows.
 const COMFY_ONLY: [&str; 4] = ["mxfp8", "int8_tensorwise", "convrot_w4a4", "asym_w4a8_int8"];
-
-/// The layer whose companion `name` is, if it is one.
-pub(super) fn layer_of(name: &str) -> Option<&str> {
-    COMPANIONS
-        .iter()
-        .find_map(|suffix| name.strip_suffix(suffix))
-}
 
 /// Whether a tensor of this name belongs to another quantization scheme.
 pub(super) fn is_foreign(name: &str) -> bool {
@@ -103,7 +88,7 @@ pub(super) fn check(opened: &Opened, markers: &Markers, stored: &Stored, found: 
             weight,
             stored,
         };
-        let has_told = told.contains(layer.name) || layer.find("comfy_quant").is_some();
+        let has_told = told.contains(layer.name) || layer.find(RECORD).is_some();
         if markers.record(layer.name).is_none() && !has_told {
             unmarked(&layer, found);
         }
@@ -192,9 +177,7 @@ fn marked(layer: &Layer, record: &Record, found: &mut Findings) {
 /// A layer without a marker must not look like one that had one.
 fn unmarked(layer: &Layer, found: &mut Findings) {
     let weight = layer.weight;
-    let scale = ["weight_scale", "scale_weight"]
-        .iter()
-        .find(|part| layer.find(part).is_some());
+    let scale = WEIGHT_SCALE.iter().find(|part| layer.find(part).is_some());
     match (weight.dtype(), scale) {
         (Dtype::U8, _) => found.fault(
             weight.name(),
@@ -214,8 +197,8 @@ fn unmarked(layer: &Layer, found: &mut Findings) {
 
 /// A scale whose weight is gone. (A record without weight has a fault of its own.)
 fn stray(name: &str, stored: &Stored, found: &mut Findings) {
-    if let Some(layer) = layer_of(name)
-        && !name.ends_with(".comfy_quant")
+    if let Some((layer, part)) = companion(name)
+        && part != RECORD
         && !stored.contains_key(format!("{layer}.weight").as_str())
     {
         found.fault(

@@ -108,10 +108,22 @@ pub fn inspect(path: &Path) -> Result<Report, CheckpointError> {
 /// # Errors
 /// As [`inspect`].
 pub fn inspect_to(path: Option<&Path>, depth: &Depth) -> Result<Report, CheckpointError> {
-    Ok(match path {
-        Some(path) => report(&Opened::open(path, Strictness::Lenient)?, path, depth),
-        None => report(&Opened::embedded()?, Path::new("tiny"), depth),
-    })
+    let Some(path) = path else {
+        return Ok(report(&Opened::embedded()?, Path::new("tiny"), depth));
+    };
+    let opened = Opened::open(path, Strictness::Lenient)?;
+    if opened
+        .files
+        .iter()
+        .all(|f| f.is_empty() && f.cut().is_none())
+    {
+        return Err(CheckpointError::Foreign {
+            path: path.to_owned(),
+            found: "holds no tensor".to_owned(),
+            hint: "download or convert it again".to_owned(),
+        });
+    }
+    Ok(report(&opened, path, depth))
 }
 
 /// All tensors of the model by stored name.

@@ -6,7 +6,7 @@ use super::Layer;
 use super::fault::{FaultKind, Findings};
 use super::values::Codes;
 use crate::checkpoint::TensorView;
-use crate::checkpoint::markers::{Carrier, Record};
+use crate::checkpoint::markers::{Carrier, INPUT_SCALE, Record, WEIGHT_SCALE, WEIGHT_SCALE_2};
 use crate::numerics::e4m3::{E4M3_TO_F32, MAX};
 use crate::numerics::nvfp4::BLOCK;
 use crate::numerics::swizzle;
@@ -19,9 +19,9 @@ const AGAIN: &str = "convert the file again from its source";
 
 /// Checks the scales of an FP8 layer.
 pub(super) fn fp8(layer: &Layer, record: &Record, found: &mut Findings) {
-    match spelled(layer, ["weight_scale", "scale_weight"], record, found) {
+    match spelled(layer, WEIGHT_SCALE, record, found) {
         None => found.fault(
-            &layer.tensor("weight_scale"),
+            &layer.tensor(WEIGHT_SCALE[0]),
             FaultKind::MissingWeightScale,
             "the layer's marker needs it, ComfyUI fails without; convert the file again (where the numbers are the weights themselves it is 1.0: --assume-unscaled)",
         ),
@@ -39,11 +39,11 @@ pub(super) fn fp8(layer: &Layer, record: &Record, found: &mut Findings) {
 
 /// Checks the scales of an NVFP4 layer.
 pub(super) fn nvfp4(layer: &Layer, record: &Record, found: &mut Findings) {
-    let tensor_scale = match layer.find("weight_scale_2") {
+    let tensor_scale = match layer.find(WEIGHT_SCALE_2) {
         Some(view) => number(view, found).map(|scale| (view, scale)),
         None => {
             found.fault(
-                &layer.tensor("weight_scale_2"),
+                &layer.tensor(WEIGHT_SCALE_2),
                 FaultKind::MissingWeightScale2,
                 format!("an NVFP4 layer needs it, ComfyUI says `Missing NVFP4 scales`; {AGAIN}"),
             );
@@ -60,11 +60,11 @@ pub(super) fn nvfp4(layer: &Layer, record: &Record, found: &mut Findings) {
                 "its sides are no multiples of {BLOCK} ({rows} rows of {packed} bytes), so it has no whole blocks; convert again with a float8_e4m3fn or keep rule for it"
             ),
         );
-    } else if let Some(view) = layer.find("weight_scale") {
+    } else if let Some(view) = layer.find(WEIGHT_SCALE[0]) {
         block_scales(layer, view, [rows, columns], tensor_scale, found);
     } else {
         found.fault(
-            &layer.tensor("weight_scale"),
+            &layer.tensor(WEIGHT_SCALE[0]),
             FaultKind::MissingBlockScales,
             format!("an NVFP4 layer needs its block scales; {AGAIN}"),
         );
@@ -73,7 +73,7 @@ pub(super) fn nvfp4(layer: &Layer, record: &Record, found: &mut Findings) {
 }
 
 fn input(layer: &Layer, record: &Record, found: &mut Findings) {
-    if let Some(view) = spelled(layer, ["input_scale", "scale_input"], record, found) {
+    if let Some(view) = spelled(layer, INPUT_SCALE, record, found) {
         number(view, found);
     }
 }

@@ -4,8 +4,9 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 
 use super::fault::{FaultKind, Findings};
-use super::{Layer, Stored, markers};
+use super::{Layer, Stored};
 use crate::checkpoint::TensorView;
+use crate::checkpoint::markers::{WEIGHT_SCALE, companion};
 use crate::context::Cancel;
 use crate::numerics::e4m3::{E4M3_TO_F32, MAX};
 
@@ -52,7 +53,7 @@ impl Codes {
 /// Norms, biases and other vectors must be finite.
 pub(super) fn check_small(stored: &Stored, found: &mut Findings) {
     for (name, view) in stored.iter().filter(|(_, view)| is_vector(view)) {
-        if markers::layer_of(name).is_none()
+        if companion(name).is_none()
             && let Some(at) = not_finite(view)
         {
             found.fault(
@@ -70,7 +71,7 @@ pub(super) fn check_weights(stored: &Stored, cancel: &Cancel, found: &mut Findin
         if cancel.is_cancelled() {
             return;
         }
-        if markers::layer_of(name).is_some() {
+        if companion(name).is_some() {
             continue;
         }
         let layer = name.strip_suffix(".weight").map(|name| Layer {
@@ -99,9 +100,7 @@ pub(super) fn check_weights(stored: &Stored, cancel: &Cancel, found: &mut Findin
 
 /// What the largest code of an E4M3 weight tells of its scale.
 fn check_range(layer: &Layer, largest: u8, found: &mut Findings) {
-    let scale = ["weight_scale", "scale_weight"]
-        .iter()
-        .find_map(|part| layer.find(part));
+    let scale = WEIGHT_SCALE.iter().find_map(|part| layer.find(part));
     let Some(view) = scale else {
         if largest == LARGEST_CODE && layer.weight.shape().len() == 2 {
             found.advise(

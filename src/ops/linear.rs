@@ -3,7 +3,7 @@
 //! The weight stays where it is stored (the memory map) and in its format; what its activations become is decided when
 //! it is loaded. Low-rank adapters stay beside it: they are never merged, and see the activations unquantized.
 
-use candle_core::{Storage, Tensor};
+use candle_core::{Device, Storage, Tensor};
 use rayon::prelude::*;
 
 use super::matmul::driver::{Extent, Finish};
@@ -130,7 +130,9 @@ impl Linear {
         if let Some(last) = shape.last_mut() {
             *last = self.out_features;
         }
-        Tensor::from_vec(out, shape, &candle_core::Device::Cpu)
+        let y = Tensor::from_vec(out, shape, &Device::Cpu)?;
+        cx.observer.linear_output(&self.name, &y);
+        Ok(y)
     }
 
     /// `out` `[m, out]` of `x` `[m, in]`: the weight's product, then the adapters', then GELU.

@@ -1,21 +1,21 @@
 //! The engine: a loaded model that turns requests into pictures.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 
 use super::PipelineError;
+use super::fit::{fit, tokenizer};
 use super::guidance::guide;
 use super::image::Picture;
 use super::latents::{self, LatentShape};
+use super::non_finite::{Failed, is_finite};
 use super::prompt::{PromptEmbeds, PromptTokens};
 use super::request::{Request, Settings};
 use super::sampler::Walk;
 use super::schedule::Schedule;
-use crate::checkpoint::{Checkpoint, Component, ModelSource, TokenizerSource};
-use crate::context::{Cx, Observer};
-use crate::model::ModelError;
+use crate::checkpoint::{Checkpoint, ModelSource};
+use crate::context::Cx;
 use crate::model::config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
 use crate::model::text_encoder::LanguageModel;
 use crate::model::text_encoder::tokenizer::Tokenizer;
@@ -154,7 +154,7 @@ impl Engine {
     /// Prompts to pictures.
     ///
     /// # Errors
-    /// A request that makes no sense, a model that cannot serve it, or [`ModelError::Cancelled`].
+    /// A request that makes no sense, a model that cannot serve it, or [`ModelError::Cancelled`](crate::model::ModelError::Cancelled).
     pub fn generate(
         &self,
         request: &Request,
@@ -226,7 +226,16 @@ impl Engine {
                     Ok(tokens)
                 })
                 .collect::<Result<Vec<_>, PipelineError>>()?;
-            PromptEmbeds::encode(&model, &tokens, cx)
+            let embeds = PromptEmbeds::encode(&model, &tokens, cx)?;
+            if is_finite(&embeds.embeds)? {
+                return Ok(embeds);
+            }
+            let failed = Failed {
+                during: "encoding the prompt".to_owned(),
+                weights: &self.checkpoint.text_encoder,
+                result: "the output of `model.norm`",
+            };
+            Err(failed.locate(cx, |cx| PromptEmbeds::encode(&model, &tokens, cx)))
         };
         let positive = encode(&request.prompts)?;
         cx.observer.stage("prompt_embeds", &positive.embeds);
@@ -256,68 +265,20 @@ impl Engine {
         } = &self.vae_config;
         let z = latents::denormalise(x, latents_mean, latents_std)?;
         let pixels = decoder.forward(&z, cx)?;
+        if !is_finite(&pixels)? {
+            let failed = Failed {
+                during: "decoding".to_owned(),
+                weights: &self.checkpoint.vae,
+                result: "the picture",
+            };
+            return Err(failed.locate(cx, |cx| {
+                cx.observer.stage("latents", &z);
+                Ok(decoder.forward(&z, cx)?)
+            }));
+        }
         cx.observer.stage("pixels", &pixels);
         let pictures = (0..x.dim(0)?).map(|row| Picture::of(&pixels, row));
         Ok(pictures.collect::<Result<_, _>>()?)
-    }
-}
-
-/// Parts of different models do not make a model.
-fn fit(
-    transformer: &TransformerConfig,
-    text: &TextEncoderConfig,
-    vae: &VaeConfig,
-) -> Result<(), ModelError> {
-    let refuse = |component, reason| Err(ModelError::Config { component, reason });
-    if transformer.joint_attention_dim != text.hidden_size {
-        return refuse(
-            Component::TextEncoder,
-            format!(
-                "it is {} wide, the transformer expects embeddings of {}; they belong to different models",
-                text.hidden_size, transformer.joint_attention_dim
-            ),
-        );
-    }
-    if transformer.out_channels != vae.z_dim {
-        return refuse(
-            Component::Vae,
-            format!(
-                "it has {} latent channels, the transformer {}; they belong to different models",
-                vae.z_dim, transformer.out_channels
-            ),
-        );
-    }
-    if vae.dim_mult.len() != 4 || vae.input_channels != 3 {
-        return refuse(
-            Component::Vae,
-            format!(
-                "{} stages and {} channels make no picture of 8 pixels per latent",
-                vae.dim_mult.len(),
-                vae.input_channels
-            ),
-        );
-    }
-    Ok(())
-}
-
-/// The checkpoint's tokenizer, or Qwen2.5's where the vocabulary has its size.
-fn tokenizer(
-    source: &TokenizerSource,
-    config: &TextEncoderConfig,
-) -> Result<Tokenizer, PipelineError> {
-    let tokenizer = match source {
-        TokenizerSource::Json(json) => Tokenizer::from_json(json, "of the checkpoint")?,
-        TokenizerSource::Folder(folder) => Tokenizer::from_folder(folder)?,
-        TokenizerSource::Unstated => Tokenizer::qwen2_5()?,
-    };
-    match tokenizer.len() <= config.vocab_size {
-        true => Ok(tokenizer),
-        false => Err(PipelineError::Request(format!(
-            "the tokenizer has {} tokens, the text encoder embeds {}; the checkpoint needs its own tokenizer \
-             (metadata `qwen_nvfp4.tokenizer`, or a diffusers folder)",
-            tokenizer.len(),
-            config.vocab_size
-        ))),
     }
 }
 
@@ -368,16 +329,18 @@ impl Walk for Denoising<'_> {
         }
         self.cx.observer.stage("velocity", &v);
         if !is_finite(&v)? {
-            let first = Arc::new(FirstNonFinite::default());
-            let cx = self.cx.observed_by(first.clone());
-            self.evaluate(&packed, sigma, &self.positive, &cx)?;
-            if let Some(negative) = &self.negative {
-                self.evaluate(&packed, sigma, negative, &cx)?;
-            }
-            return Err(PipelineError::NonFinite {
-                step: self.step + 1,
-                layer: first.name(),
-            });
+            let failed = Failed {
+                during: format!("step {}", self.step + 1),
+                weights: &self.engine.checkpoint.transformer,
+                result: "the guided velocity",
+            };
+            return Err(failed.locate(self.cx, |cx| {
+                let prompts = [Some(&self.positive), self.negative.as_ref()];
+                prompts
+                    .into_iter()
+                    .flatten()
+                    .try_for_each(|prompt| self.evaluate(&packed, sigma, prompt, cx).map(drop))
+            }));
         }
         Ok(self.shape.unpack(&v)?)
     }
@@ -388,38 +351,5 @@ impl Walk for Denoising<'_> {
         self.progress.stepped(step, x)?;
         self.clock = Instant::now();
         Ok(())
-    }
-}
-
-fn is_finite(x: &Tensor) -> candle_core::Result<bool> {
-    // A sum is finite unless a term is not, or it overflows, which is as bad.
-    Ok(x.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite())
-}
-
-/// Remembers the first layer or stage whose values are not all finite.
-#[derive(Default)]
-struct FirstNonFinite(Mutex<Option<String>>);
-
-impl FirstNonFinite {
-    fn look(&self, name: &str, value: &Tensor) {
-        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if first.is_none() && !is_finite(value).unwrap_or(true) {
-            *first = Some(name.to_owned());
-        }
-    }
-
-    fn name(&self) -> String {
-        let first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        first.clone().unwrap_or_else(|| "proj_out".to_owned())
-    }
-}
-
-impl Observer for FirstNonFinite {
-    fn linear_input(&self, layer: &str, input: &Tensor) {
-        self.look(&format!("the input of {layer}"), input);
-    }
-
-    fn stage(&self, name: &str, value: &Tensor) {
-        self.look(name, value);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, WriteError};
 use crate::model::ModelError;
 use crate::model::text_encoder::tokenizer::TokenizerError;
 
@@ -19,26 +19,20 @@ pub enum PipelineError {
     #[error("{0}")]
     Request(String),
     /// A value that is no number came out of the model.
-    #[error(
-        "step {step}: the latents are no longer finite; the first layer that saw such a value is {layer}; \
-             the weights or the given latents are damaged"
-    )]
+    #[error("{path}: {during}: {place} is the first to be NaN or infinite; {hint}")]
     NonFinite {
-        /// Step, counted from 1.
-        step: usize,
-        /// Layer or stage.
-        layer: String,
-    },
-    /// A file that cannot be read or written.
-    #[error("cannot {verb} {path}: {source}")]
-    Io {
-        /// What was attempted.
-        verb: &'static str,
-        /// The file.
+        /// What was done: `step 3` (counted from 1), `encoding the prompt`, `decoding`.
+        during: String,
+        /// The layer, and whether what it gave or already what came in is not finite.
+        place: String,
+        /// The file that holds the layer.
         path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
+        /// What to do.
+        hint: String,
     },
+    /// A file that cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// A file of latents that does not fit.
     #[error("{path}: {reason}")]
     Latents {

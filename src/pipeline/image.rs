@@ -6,9 +6,8 @@ use candle_core::Tensor;
 use png::text_metadata::{ITXtChunk, TEXtChunk};
 
 use super::PipelineError;
-use super::latents::write_atomically;
 use super::request::Settings;
-use crate::checkpoint::LoraLabel;
+use crate::checkpoint::{LoraLabel, write_whole};
 
 /// A picture as bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +38,7 @@ impl Picture {
     /// Writes a PNG with `parameters` as its text of that name; the file appears whole or not at all.
     ///
     /// # Errors
-    /// [`PipelineError::Encode`] and [`PipelineError::Io`].
+    /// [`PipelineError::Encode`] and [`PipelineError::Write`].
     pub fn save(&self, path: &Path, parameters: &str) -> Result<(), PipelineError> {
         let mut bytes = Vec::new();
         self.encode(&mut bytes, parameters)
@@ -47,7 +46,7 @@ impl Picture {
                 path: path.to_owned(),
                 reason: e.to_string(),
             })?;
-        write_atomically(path, &bytes)
+        Ok(write_whole(path, &bytes)?)
     }
 
     fn encode(&self, out: &mut Vec<u8>, parameters: &str) -> Result<(), png::EncodingError> {

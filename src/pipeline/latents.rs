@@ -1,13 +1,12 @@
 //! Latents: their shape, their packing into tokens, and their files.
 
-use std::io::Write;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::PipelineError;
 use super::noise::TorchGenerator;
-use crate::checkpoint::SafetensorsFile;
+use crate::checkpoint::{CheckpointError, SafetensorsFile, write_whole};
 
 /// Name of the one tensor in a file of latents.
 const NAME: &str = "latents";
@@ -85,7 +84,7 @@ pub fn denormalise(z: &Tensor, mean: &[f32], std: &[f32]) -> candle_core::Result
 /// Writes `latents` `[B, C, h, w]` as safetensors; the file appears whole or not at all.
 ///
 /// # Errors
-/// [`PipelineError::Io`].
+/// [`PipelineError::Write`].
 pub fn save(latents: &Tensor, path: &Path) -> Result<(), PipelineError> {
     let values = latents.flatten_all()?.to_vec1::<f32>()?;
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -100,7 +99,7 @@ pub fn save(latents: &Tensor, path: &Path) -> Result<(), PipelineError> {
     )
     .map_err(|e| refuse(e.to_string()))?;
     let file = safetensors::serialize([(NAME, view)], None).map_err(|e| refuse(e.to_string()))?;
-    write_atomically(path, &file)
+    Ok(write_whole(path, &file)?)
 }
 
 /// Reads latents for `batch` pictures.
@@ -112,58 +111,27 @@ pub fn load(path: &Path, shape: LatentShape, batch: usize) -> Result<Tensor, Pip
         path: path.to_owned(),
         reason,
     };
-    let file = SafetensorsFile::open(path)?;
+    let file = SafetensorsFile::open(path).map_err(CheckpointError::given("--latents"))?;
     let view = file.view(NAME).ok_or_else(|| {
         refuse(format!(
-            "it has no tensor `{NAME}`; it is no file of latents"
+            "it has no tensor `{NAME}`, so it is no file of latents; give one that --save-latents wrote"
         ))
     })?;
     let expected = [batch, shape.channels, shape.height, shape.width];
     if view.shape() != expected {
         return Err(refuse(format!(
-            "`{NAME}` has shape {:?}, {expected:?} was expected for this size and batch",
+            "`{NAME}` has shape {:?}, {expected:?} was expected; give the --size and --batch that it was made with",
             view.shape()
         )));
     }
     let values = view.to_f32()?;
     if let Some(at) = values.iter().position(|v| !v.is_finite()) {
-        return Err(refuse(format!("value {at} of `{NAME}` is {}", values[at])));
+        return Err(refuse(format!(
+            "value {at} of `{NAME}` is {}; make the file again with --save-latents",
+            values[at]
+        )));
     }
     Ok(Tensor::from_vec(values, &expected[..], &Device::Cpu)?.to_dtype(DType::F32)?)
-}
-
-/// Writes `bytes` to a sibling of `path`, then renames it.
-///
-/// # Errors
-/// [`PipelineError::Io`]; then `path` is as it was.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), PipelineError> {
-    let io = |source| PipelineError::Io {
-        verb: "write",
-        path: path.to_owned(),
-        source,
-    };
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::Builder::new()
-        .prefix(".qwen-nvfp4-")
-        .suffix(".tmp")
-        .permissions(public_permissions())
-        .tempfile_in(folder)
-        .map_err(io)?;
-    file.write_all(bytes).map_err(io)?;
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|e| io(e.error))?;
-    Ok(())
-}
-
-/// What an ordinary new file has, less the umask: temporary files are private by default.
-fn public_permissions() -> std::fs::Permissions {
-    #[cfg(unix)]
-    {
-        std::os::unix::fs::PermissionsExt::from_mode(0o666)
-    }
 }
 
 #[cfg(test)]

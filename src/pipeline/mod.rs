@@ -2,10 +2,12 @@
 
 mod engine;
 mod error;
+mod fit;
 pub mod guidance;
 pub mod image;
 pub mod latents;
 pub mod noise;
+mod non_finite;
 pub mod prompt;
 pub mod request;
 pub mod sampler;

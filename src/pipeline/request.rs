@@ -90,18 +90,21 @@ impl Settings {
     /// [`PipelineError::Request`] that says what would do.
     pub fn validate(&self) -> Result<(), PipelineError> {
         for (name, side) in [("width", self.width), ("height", self.height)] {
-            if side == 0 || side % SIZE_STEP != 0 || side > LARGEST_SIDE {
-                let below = (side / SIZE_STEP * SIZE_STEP).clamp(SIZE_STEP, LARGEST_SIDE);
-                let above = (below + SIZE_STEP).min(LARGEST_SIDE);
-                return Err(PipelineError::Request(format!(
-                    "a {name} of {side}: sides are multiples of {SIZE_STEP} from {SIZE_STEP} to {LARGEST_SIDE}; \
-                     nearest are {below} and {above}"
-                )));
-            }
+            let below = side / SIZE_STEP * SIZE_STEP;
+            let next = match side {
+                0 => format!("the smallest is {SIZE_STEP}"),
+                _ if side > LARGEST_SIDE => format!("the largest is {LARGEST_SIDE}"),
+                _ if side == below => continue,
+                _ if below == 0 => format!("the nearest is {SIZE_STEP}"),
+                _ => format!("nearest are {below} and {}", below + SIZE_STEP),
+            };
+            return Err(PipelineError::Request(format!(
+                "a {name} of {side}: sides are multiples of {SIZE_STEP} from {SIZE_STEP} to {LARGEST_SIDE}; {next}"
+            )));
         }
         if !(self.cfg.is_finite() && self.cfg >= 0.0) {
             return Err(PipelineError::Request(format!(
-                "a guidance scale of {}: give 0 or more",
+                "a guidance scale of {}: give a finite number, 0 or more",
                 self.cfg
             )));
         }

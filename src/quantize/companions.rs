@@ -6,7 +6,9 @@ use safetensors::Dtype;
 
 use super::error::ConvertError;
 use super::source::{Format, Layer};
-use crate::checkpoint::markers::{Carrier, Record};
+use crate::checkpoint::markers::{
+    self, Carrier, INPUT_SCALE, Record, WEIGHT_SCALE, WEIGHT_SCALE_2,
+};
 use crate::checkpoint::{Component, TensorView};
 use crate::numerics::nvfp4::BLOCK;
 use crate::numerics::swizzle;
@@ -54,14 +56,14 @@ impl Companions<'_> {
         };
         let weight_scale = match format {
             Format::Nvfp4 => None,
-            _ => self.number(&["weight_scale", "scale_weight"])?,
+            _ => self.number(&WEIGHT_SCALE)?,
         };
         if let (Format::Dense(dtype), Some(_)) = (&format, weight_scale) {
             return Err(self.refuse(format!(
                 "it has a weight scale but its weight is {dtype:?}; the file mixes two checkpoints"
             )));
         }
-        let input_scale = self.number(&["input_scale", "scale_input"])?;
+        let input_scale = self.number(&INPUT_SCALE)?;
         Ok(Layer {
             component,
             stored: self.layer.to_owned(),
@@ -81,7 +83,7 @@ impl Companions<'_> {
 
     /// Block scales and the tensor's scale.
     fn nvfp4(&self) -> Result<(TensorView, f32), ConvertError> {
-        let Some(scales) = self.find("weight_scale") else {
+        let Some(scales) = self.find(WEIGHT_SCALE[0]) else {
             return Err(self.refuse("it is NVFP4 without `weight_scale`".to_owned()));
         };
         let (rows, packed) = (self.view.shape()[0], self.view.shape()[1]);
@@ -93,7 +95,7 @@ impl Companions<'_> {
                 scales.shape()
             )));
         }
-        match self.number(&["weight_scale_2"])? {
+        match self.number(&[WEIGHT_SCALE_2])? {
             Some(scale_2) => Ok((scales.clone(), scale_2)),
             None => Err(self.refuse("it is NVFP4 without `weight_scale_2`".to_owned())),
         }
@@ -101,34 +103,7 @@ impl Companions<'_> {
 
     /// A scale of one number under any of its spellings.
     fn number(&self, spellings: &[&str]) -> Result<Option<f32>, ConvertError> {
-        let found: Vec<&TensorView> = spellings.iter().filter_map(|s| self.find(s)).collect();
-        let view = match found.as_slice() {
-            [] => return Ok(None),
-            [view] => view,
-            [first, second, ..] => {
-                return Err(self.refuse(format!(
-                    "it has both `{}` and `{}`; the file mixes two checkpoints",
-                    first.name(),
-                    second.name()
-                )));
-            }
-        };
-        let values = match view.elements() {
-            1 => view.to_f32()?,
-            _ => Vec::new(),
-        };
-        match values.as_slice() {
-            [value] if value.is_finite() && *value > 0.0 => Ok(Some(*value)),
-            [value] => Err(self.refuse(format!(
-                "`{}` is {value}; get the file again from its source",
-                view.name()
-            ))),
-            _ => Err(self.refuse(format!(
-                "`{}` has shape {:?}, one number was expected",
-                view.name(),
-                view.shape()
-            ))),
-        }
+        markers::scale(spellings, |part| self.find(part).cloned()).map_err(|e| self.refuse(e))
     }
 
     fn find(&self, part: &str) -> Option<&TensorView> {

@@ -10,12 +10,11 @@ use super::error::ConvertError;
 use super::plan::{Keys, LayerPlan, Marker, Options, Plan, Step};
 use super::policy::{Decision, Policy, Target};
 use super::source::{Format, Layer, Other, Source};
+use crate::checkpoint::markers::{INPUT_SCALE, METADATA, RECORD, WEIGHT_SCALE, WEIGHT_SCALE_2};
 use crate::checkpoint::{ComfyNames, Component, Layout, NewTensor, TensorView};
 use crate::numerics::nvfp4::BLOCK;
 use crate::numerics::swizzle;
 
-/// Metadata key of the layer formats, as comfy-dit-quantizer writes it.
-const METADATA: &str = "_quantization_metadata";
 /// Metadata key under which an output says how it was made.
 const PROVENANCE: &str = "qwen_nvfp4.convert";
 /// The largest number of FP8 E4M3.
@@ -192,11 +191,11 @@ impl<'a> Draft<'a> {
         let to = [
             self.output(self.name(layer, "weight"), Dtype::U8, &[n, k / 2]),
             self.output(
-                self.name(layer, "weight_scale"),
+                self.name(layer, WEIGHT_SCALE[0]),
                 Dtype::F8_E4M3,
                 &swizzle::padded(n, k / BLOCK),
             ),
-            self.output(self.name(layer, "weight_scale_2"), Dtype::F32, &[]),
+            self.output(self.name(layer, WEIGHT_SCALE_2), Dtype::F32, &[]),
         ];
         self.plan.steps.push(Step::Nvfp4 {
             view: layer.weight.clone(),
@@ -214,7 +213,7 @@ impl<'a> Draft<'a> {
                 Dtype::F8_E4M3,
                 layer.weight.shape(),
             ),
-            self.output(self.name(layer, "weight_scale"), Dtype::F32, &[]),
+            self.output(self.name(layer, WEIGHT_SCALE[0]), Dtype::F32, &[]),
         ];
         self.plan.steps.push(Step::Fp8 {
             view: layer.weight.clone(),
@@ -228,7 +227,7 @@ impl<'a> Draft<'a> {
     fn keep_fp8(&mut self, layer: &Layer) -> &'static str {
         self.copy(&layer.weight, self.name(layer, "weight"));
         self.number(
-            self.name(layer, "weight_scale"),
+            self.name(layer, WEIGHT_SCALE[0]),
             layer.weight_scale.unwrap_or(1.0),
         );
         self.mark(layer, layer.format.word())
@@ -237,8 +236,8 @@ impl<'a> Draft<'a> {
     fn keep_nvfp4(&mut self, layer: &Layer) -> &'static str {
         self.copy(&layer.weight, self.name(layer, "weight"));
         if let Some((scales, scale_2)) = &layer.nvfp4 {
-            self.copy(scales, self.name(layer, "weight_scale"));
-            self.number(self.name(layer, "weight_scale_2"), *scale_2);
+            self.copy(scales, self.name(layer, WEIGHT_SCALE[0]));
+            self.number(self.name(layer, WEIGHT_SCALE_2), *scale_2);
         }
         self.mark(layer, "nvfp4")
     }
@@ -246,7 +245,7 @@ impl<'a> Draft<'a> {
     /// Activation scale and record of a layer that is stored in `format`.
     fn mark(&mut self, layer: &Layer, format: &'static str) -> &'static str {
         if let Some(scale) = self.input_scale(layer, format) {
-            self.number(self.name(layer, "input_scale"), scale);
+            self.number(self.name(layer, INPUT_SCALE[0]), scale);
         }
         if self.options.marker != Marker::Metadata || layer.full_precision {
             // The separators of Python's json.dumps, as everybody writes it.
@@ -256,7 +255,7 @@ impl<'a> Draft<'a> {
                 }
                 false => format!("{{\"format\": \"{format}\"}}"),
             };
-            let name = self.name(layer, "comfy_quant");
+            let name = self.name(layer, RECORD);
             self.bytes(name, Dtype::U8, &[record.len()], record.into_bytes());
         }
         self.formats.insert(self.name(layer, ""), format);

@@ -12,20 +12,8 @@ use super::calibration::Calibration;
 use super::companions::Companions;
 use super::error::ConvertError;
 use crate::checkpoint::gather::{Opened, Strictness};
-use crate::checkpoint::markers::Markers;
+use crate::checkpoint::markers::{self, METADATA, Markers};
 use crate::checkpoint::{Component, SafetensorsFile, TensorView};
-
-/// What stands beside a quantized weight, after the layer's name.
-const COMPANIONS: [&str; 6] = [
-    "comfy_quant",
-    "weight_scale",
-    "weight_scale_2",
-    "scale_weight",
-    "input_scale",
-    "scale_input",
-];
-/// Metadata that describes the source's formats, not the output's.
-const DESCRIBES_FORMATS: &str = "_quantization_metadata";
 
 /// How a weight is stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -198,10 +186,10 @@ impl Source {
         &self.files
     }
 
-    /// Metadata of all files, without what describes the formats.
+    /// Metadata of all files, without what describes the source's formats, which are not the output's.
     pub fn metadata(&self) -> BTreeMap<String, String> {
         let all = self.files.iter().flat_map(|file| file.metadata().clone());
-        all.filter(|(key, _)| key != DESCRIBES_FORMATS).collect()
+        all.filter(|(key, _)| key != METADATA).collect()
     }
 
     /// Refuses FP8 weights without a scale: whether that means 1 is for the user to say.
@@ -262,10 +250,6 @@ fn is_float(view: &TensorView) -> bool {
 
 /// Whether `name` stands beside a weight that is there, or is the legacy marker of a whole component.
 fn is_companion(name: &str, stored: &BTreeMap<&str, &TensorView>) -> bool {
-    if name == "scaled_fp8" || name.ends_with(".scaled_fp8") {
-        return true;
-    }
-    name.rsplit_once('.').is_some_and(|(layer, part)| {
-        COMPANIONS.contains(&part) && stored.contains_key(format!("{layer}.weight").as_str())
-    })
+    let beside = |layer: &str| stored.contains_key(format!("{layer}.weight").as_str());
+    markers::is_legacy(name) || markers::companion(name).is_some_and(|(layer, _)| beside(layer))
 }

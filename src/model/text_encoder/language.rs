@@ -50,6 +50,7 @@ impl LanguageModel {
     /// An id outside of the vocabulary, or [`ModelError::Cancelled`].
     pub fn forward(&self, ids: &[u32], cx: &Cx) -> Result<Tensor, ModelError> {
         let mut h = self.embed_tokens.forward(ids)?;
+        cx.observer.stage("model.embed_tokens", &h);
         let (cos, sin) = self.rope(ids.len())?;
         for (i, layer) in self.layers.iter().enumerate() {
             if cx.cancel.is_cancelled() {

@@ -82,16 +82,17 @@ impl MidBlock {
         let size = (x.height, x.width);
         let mut before = Stream::new(size);
         before.residual(&self.resnets[0]);
-        let x = self.attend(before.push(x, cx)?)?;
+        let x = self.attend(before.push(x, cx)?, cx)?;
         let mut after = Stream::new(size);
         after.residual(&self.resnets[1]);
         after.push(x, cx)
     }
 
     /// `x + proj(attention(norm(x)))`: the only part of the VAE in which every pixel sees every other.
-    fn attend(&self, mut x: Map) -> Result<Map, ModelError> {
+    fn attend(&self, mut x: Map, cx: &Cx) -> Result<Map, ModelError> {
         let (s, c) = (x.height * x.width, x.channels);
         let qkv = self.to_qkv.forward(&x.norm(&self.norm, false))?;
+        self.to_qkv.show(&qkv, cx);
         let qkv = Tensor::from_vec(qkv.data, (1, s, 3 * c), &Device::Cpu)?;
         let [q, k, v] = [0, 1, 2].map(|i| qkv.narrow(2, i * c, c));
         let attention = Attention {
@@ -106,6 +107,7 @@ impl MidBlock {
             ..x
         };
         self.proj.add_to(&attended, &mut x)?;
+        self.proj.show(&x, cx);
         Ok(x)
     }
 }

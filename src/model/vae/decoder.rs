@@ -129,7 +129,10 @@ impl Decoder {
 
     /// One picture, `[3, 8h, 8w]`.
     fn picture(&self, z: &Map, cx: &Cx) -> Result<Tensor, ModelError> {
-        let x = self.conv_in.forward(&self.post_quant_conv.forward(z)?)?;
+        let x = self.post_quant_conv.forward(z)?;
+        self.post_quant_conv.show(&x, cx);
+        let x = self.conv_in.forward(&x)?;
+        self.conv_in.show(&x, cx);
         observe("vae.decoder.conv_in", &x, cx)?;
         let mut x = self.mid_block.forward(x, cx)?;
         observe("vae.decoder.mid_block", &x, cx)?;
@@ -159,7 +162,11 @@ impl Decoder {
             let rows = x.take_before(x.rows.start + strip);
             stream.push(rows, cx)?.write_planes(&mut planes);
         }
-        planes.iter_mut().for_each(|v| *v = v.clamp(-1.0, 1.0));
+        // An infinity must not pass for white or black.
+        planes.iter_mut().for_each(|v| match v.is_finite() {
+            true => *v = v.clamp(-1.0, 1.0),
+            false => *v = f32::NAN,
+        });
         Ok(Tensor::from_vec(
             planes,
             (channels, height, width),

@@ -52,8 +52,9 @@ impl<'a> Feed<'a> {
     }
 
     /// Adds the rows that are ready to `out` and forgets the input that no later row needs.
-    fn add_to(&mut self, out: &mut Map) -> Result<(), CheckpointError> {
+    fn add_to(&mut self, out: &mut Map, cx: &Cx) -> Result<(), CheckpointError> {
         self.conv.add_to(&self.input, out)?;
+        self.conv.show(out, cx);
         self.next = out.rows.end;
         let needed = match self.next == out.height {
             true => self.input.height,
@@ -81,7 +82,7 @@ enum Layer<'a> {
 
 impl Layer<'_> {
     /// The next rows of the input to the rows of the output that they complete.
-    fn push(&mut self, x: Map) -> Result<Map, CheckpointError> {
+    fn push(&mut self, x: Map, cx: &Cx) -> Result<Map, CheckpointError> {
         match self {
             Self::Conv { norm, feed } => {
                 feed.input.append(match norm {
@@ -89,7 +90,7 @@ impl Layer<'_> {
                     None => x,
                 });
                 let mut out = feed.blank();
-                feed.add_to(&mut out)?;
+                feed.add_to(&mut out, cx)?;
                 Ok(out)
             }
             Self::Residual {
@@ -101,15 +102,16 @@ impl Layer<'_> {
                 conv1.input.append(x.norm(&block.norm1, true));
                 waiting.append(x);
                 let mut h = conv1.blank();
-                conv1.add_to(&mut h)?;
+                conv1.add_to(&mut h, cx)?;
                 conv2.input.append(h.norm_silu(&block.norm2));
                 let mut out = waiting.take_before(conv2.ready().end);
                 if let Some(shortcut) = &block.conv_shortcut {
                     let mut h = conv2.blank();
                     shortcut.add_to(&out, &mut h)?;
+                    shortcut.show(&h, cx);
                     out = h;
                 }
-                conv2.add_to(&mut out)?;
+                conv2.add_to(&mut out, cx)?;
                 Ok(out)
             }
         }
@@ -181,7 +183,7 @@ impl<'a> Stream<'a> {
             if cx.cancel.is_cancelled() {
                 return Err(ModelError::Cancelled);
             }
-            x = layer.push(x)?;
+            x = layer.push(x, cx)?;
         }
         Ok(x)
     }

@@ -20,6 +20,7 @@ use rayon::prelude::*;
 
 use super::product::COLUMNS;
 use crate::checkpoint::{CheckpointError, TensorView, Weights};
+use crate::context::Cx;
 
 /// How a kernel moves over a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +84,7 @@ pub const ROW_UNIT: usize = winograd::TILE;
 
 /// A convolution with its weight as stored.
 pub struct Conv2d {
+    name: String,
     weight: TensorView,
     bias: Vec<f32>,
     geometry: Geometry,
@@ -110,12 +112,18 @@ impl Conv2d {
         let weight = weights.view("weight", &shape)?;
         weight.widen(0..1, &mut [0.0])?;
         Ok(Self {
+            name: weights.full(""),
             weight,
             bias: weights.view("bias", &[c_out])?.to_f32()?,
             geometry,
             c_in,
             c_out,
         })
+    }
+
+    /// Shows rows of its output to the observer, under the convolution's name in its component.
+    pub fn show(&self, out: &Map, cx: &Cx) {
+        cx.observer.map_output(&self.name, &out.data);
     }
 
     /// How the kernel moves.

@@ -1,8 +1,8 @@
-//! Any text as a policy and as a calibration, and what the policy decides of the tensors that it names. Nothing may panic.
+//! Any text as a policy, and what the policy decides of the tensors that it names. Nothing may panic.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use qwen_nvfp4::quantize::{Calibration, Policy};
+use qwen_nvfp4::quantize::Policy;
 
 const TENSORS: [&str; 4] = [
     "",
@@ -19,11 +19,6 @@ fuzz_target!(|text: &str| {
             let decision = policy.decide(tensor);
             assert_eq!(decision, policy.decide(tensor));
             policy.rename(tensor);
-        }
-    }
-    for stat in ["max", "p99.9", "mean", ""] {
-        if let Ok(calibration) = Calibration::parse("fuzz", text, stat) {
-            assert!(calibration.amax.values().all(|v| v.is_finite() && *v > 0.0));
         }
     }
 });
