@@ -1,25 +1,24 @@
 //! The engine: a loaded model that turns requests into pictures.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 
 use super::PipelineError;
-use super::guidance::guide;
+use super::denoising::Denoising;
 use super::image::Picture;
 use super::latents::{self, LatentShape};
+use super::levels::NoiseLevels;
 use super::prompt::{PromptEmbeds, PromptTokens};
 use super::request::{Request, Settings};
-use super::sampler::Walk;
 use super::schedule::Schedule;
 use crate::checkpoint::{Checkpoint, Component, ModelSource, TokenizerSource};
-use crate::context::{Cx, Observer};
+use crate::context::Cx;
 use crate::model::ModelError;
 use crate::model::config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
 use crate::model::text_encoder::LanguageModel;
 use crate::model::text_encoder::tokenizer::Tokenizer;
-use crate::model::transformer::{Input, QwenImageTransformer};
+use crate::model::transformer::QwenImageTransformer;
 use crate::model::vae::Decoder;
 
 /// Hears how far the work is. Every method has an empty default.
@@ -176,7 +175,7 @@ impl Engine {
         };
         progress.begin(schedule.steps());
         let mut walk = Denoising {
-            engine: self,
+            levels: NoiseLevels::new(&self.transformer, &schedule),
             shape,
             positive,
             negative,
@@ -318,108 +317,5 @@ fn tokenizer(
             tokenizer.len(),
             config.vocab_size
         ))),
-    }
-}
-
-/// The transformer as a sampler sees it.
-struct Denoising<'a> {
-    engine: &'a Engine,
-    shape: LatentShape,
-    positive: PromptEmbeds,
-    negative: Option<PromptEmbeds>,
-    cfg: f64,
-    cx: &'a Cx,
-    progress: &'a mut dyn Progress,
-    step: usize,
-    clock: Instant,
-    steps_s: Vec<f64>,
-}
-
-impl Denoising<'_> {
-    /// Packed latents to the packed velocity that `prompt` gives.
-    fn evaluate(
-        &self,
-        x: &Tensor,
-        sigma: f32,
-        prompt: &PromptEmbeds,
-        cx: &Cx,
-    ) -> Result<Tensor, PipelineError> {
-        let input = Input {
-            img: x.clone(),
-            txt: prompt.embeds.clone(),
-            txt_lengths: prompt.lengths.clone(),
-            // diffusers' way through its timestep, which costs a rounding.
-            timestep: sigma * 1000.0 / 1000.0,
-            grid: self.shape.grid(),
-        };
-        Ok(self.engine.transformer.forward(&input, cx)?)
-    }
-}
-
-impl Walk for Denoising<'_> {
-    fn velocity(&mut self, x: &Tensor, sigma: f32) -> Result<Tensor, PipelineError> {
-        let packed = self.shape.pack(x)?;
-        let mut v = self.evaluate(&packed, sigma, &self.positive, self.cx)?;
-        self.cx.observer.stage("velocity.cond", &v);
-        if let Some(negative) = &self.negative {
-            let uncond = self.evaluate(&packed, sigma, negative, self.cx)?;
-            self.cx.observer.stage("velocity.uncond", &uncond);
-            v = guide(&v, &uncond, self.cfg)?;
-        }
-        self.cx.observer.stage("velocity", &v);
-        if !is_finite(&v)? {
-            let first = Arc::new(FirstNonFinite::default());
-            let cx = self.cx.observed_by(first.clone());
-            self.evaluate(&packed, sigma, &self.positive, &cx)?;
-            if let Some(negative) = &self.negative {
-                self.evaluate(&packed, sigma, negative, &cx)?;
-            }
-            return Err(PipelineError::NonFinite {
-                step: self.step + 1,
-                layer: first.name(),
-            });
-        }
-        Ok(self.shape.unpack(&v)?)
-    }
-
-    fn stepped(&mut self, step: usize, x: &Tensor) -> Result<(), PipelineError> {
-        self.step = step + 1;
-        self.steps_s.push(self.clock.elapsed().as_secs_f64());
-        self.progress.stepped(step, x)?;
-        self.clock = Instant::now();
-        Ok(())
-    }
-}
-
-fn is_finite(x: &Tensor) -> candle_core::Result<bool> {
-    // A sum is finite unless a term is not, or it overflows, which is as bad.
-    Ok(x.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite())
-}
-
-/// Remembers the first layer or stage whose values are not all finite.
-#[derive(Default)]
-struct FirstNonFinite(Mutex<Option<String>>);
-
-impl FirstNonFinite {
-    fn look(&self, name: &str, value: &Tensor) {
-        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if first.is_none() && !is_finite(value).unwrap_or(true) {
-            *first = Some(name.to_owned());
-        }
-    }
-
-    fn name(&self) -> String {
-        let first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        first.clone().unwrap_or_else(|| "proj_out".to_owned())
-    }
-}
-
-impl Observer for FirstNonFinite {
-    fn linear_input(&self, layer: &str, input: &Tensor) {
-        self.look(&format!("the input of {layer}"), input);
-    }
-
-    fn stage(&self, name: &str, value: &Tensor) {
-        self.look(name, value);
     }
 }

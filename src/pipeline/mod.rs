@@ -1,10 +1,12 @@
 //! Prompt to image: templates and tokens, noise and schedules, samplers and guidance, and the engine that joins them.
 
+mod denoising;
 mod engine;
 mod error;
 pub mod guidance;
 pub mod image;
 pub mod latents;
+mod levels;
 pub mod noise;
 pub mod prompt;
 pub mod request;
