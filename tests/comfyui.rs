@@ -74,14 +74,14 @@ fn the_engine_computes_what_comfyui_computes() {
         width: 8,
     };
     let stages = Arc::new(Stages::default());
+    let cx = Cx::default().observed_by(stages.clone());
     let input = Input {
         img: shape.pack(&reference["x"]).unwrap(),
         txt: reference["context"].clone(),
         txt_lengths: vec![9],
-        timestep: 0.7,
+        conditioning: model.conditioning(&[0.7], &cx).unwrap().remove(0),
         grid: shape.grid(),
     };
-    let cx = Cx::default().observed_by(stages.clone());
     let velocity = shape.unpack(&model.forward(&input, &cx).unwrap()).unwrap();
 
     let mut worst = vec![(

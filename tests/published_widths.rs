@@ -122,16 +122,17 @@ fn blocks_with_the_published_heads_and_positions() {
         (config.attention_head_dim, config.axes_dims_rope),
         (128, [16, 56, 56])
     );
+    let model = QwenImageTransformer::load(&part.weights, &config).unwrap();
+    let cx = Cx::default();
     let (grid, text) = ((40, 60), 300);
     let input = Input {
         img: numbers("img", &[1, grid.0 * grid.1, 64]),
         txt: numbers("txt", &[1, text, 3584]),
         txt_lengths: vec![text],
-        timestep: 0.875,
+        conditioning: model.conditioning(&[0.875], &cx).unwrap().remove(0),
         grid,
     };
-    let model = QwenImageTransformer::load(&part.weights, &config).unwrap();
-    part.check(&model.forward(&input, &Cx::default()).unwrap());
+    part.check(&model.forward(&input, &cx).unwrap());
 }
 
 #[test]

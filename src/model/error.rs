@@ -23,3 +23,20 @@ pub enum ModelError {
     #[error("interrupted")]
     Cancelled,
 }
+
+impl ModelError {
+    /// Whether a layer refused to quantize a value that is no number.
+    pub fn is_non_finite(&self) -> bool {
+        fn refused(e: &candle_core::Error) -> bool {
+            match e {
+                candle_core::Error::WrappedContext { wrapped, .. } => {
+                    wrapped.is::<crate::ops::matmul::NonFinite>()
+                }
+                candle_core::Error::WithBacktrace { inner, .. } => refused(inner),
+                candle_core::Error::Context { inner, .. } => refused(inner),
+                _ => false,
+            }
+        }
+        matches!(self, Self::Compute(e) if refused(e))
+    }
+}

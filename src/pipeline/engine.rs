@@ -5,21 +5,21 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 
 use super::PipelineError;
+use super::denoising::Denoising;
 use super::fit::{fit, tokenizer};
-use super::guidance::guide;
 use super::image::Picture;
 use super::latents::{self, LatentShape};
+use super::levels::NoiseLevels;
 use super::non_finite::{Failed, is_finite};
 use super::prompt::{PromptEmbeds, PromptTokens};
 use super::request::{Request, Settings};
-use super::sampler::Walk;
 use super::schedule::Schedule;
 use crate::checkpoint::{Checkpoint, ModelSource};
 use crate::context::Cx;
 use crate::model::config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
 use crate::model::text_encoder::LanguageModel;
 use crate::model::text_encoder::tokenizer::Tokenizer;
-use crate::model::transformer::{Input, QwenImageTransformer};
+use crate::model::transformer::QwenImageTransformer;
 use crate::model::vae::Decoder;
 
 /// Hears how far the work is. Every method has an empty default.
@@ -176,7 +176,8 @@ impl Engine {
         };
         progress.begin(schedule.steps());
         let mut walk = Denoising {
-            engine: self,
+            weights: &self.checkpoint.transformer,
+            levels: NoiseLevels::new(&self.transformer, &schedule),
             shape,
             positive,
             negative,
@@ -279,77 +280,5 @@ impl Engine {
         cx.observer.stage("pixels", &pixels);
         let pictures = (0..x.dim(0)?).map(|row| Picture::of(&pixels, row));
         Ok(pictures.collect::<Result<_, _>>()?)
-    }
-}
-
-/// The transformer as a sampler sees it.
-struct Denoising<'a> {
-    engine: &'a Engine,
-    shape: LatentShape,
-    positive: PromptEmbeds,
-    negative: Option<PromptEmbeds>,
-    cfg: f64,
-    cx: &'a Cx,
-    progress: &'a mut dyn Progress,
-    step: usize,
-    clock: Instant,
-    steps_s: Vec<f64>,
-}
-
-impl Denoising<'_> {
-    /// Packed latents to the packed velocity that `prompt` gives.
-    fn evaluate(
-        &self,
-        x: &Tensor,
-        sigma: f32,
-        prompt: &PromptEmbeds,
-        cx: &Cx,
-    ) -> Result<Tensor, PipelineError> {
-        let input = Input {
-            img: x.clone(),
-            txt: prompt.embeds.clone(),
-            txt_lengths: prompt.lengths.clone(),
-            // diffusers' way through its timestep, which costs a rounding.
-            timestep: sigma * 1000.0 / 1000.0,
-            grid: self.shape.grid(),
-        };
-        Ok(self.engine.transformer.forward(&input, cx)?)
-    }
-}
-
-impl Walk for Denoising<'_> {
-    fn velocity(&mut self, x: &Tensor, sigma: f32) -> Result<Tensor, PipelineError> {
-        let packed = self.shape.pack(x)?;
-        let mut v = self.evaluate(&packed, sigma, &self.positive, self.cx)?;
-        self.cx.observer.stage("velocity.cond", &v);
-        if let Some(negative) = &self.negative {
-            let uncond = self.evaluate(&packed, sigma, negative, self.cx)?;
-            self.cx.observer.stage("velocity.uncond", &uncond);
-            v = guide(&v, &uncond, self.cfg)?;
-        }
-        self.cx.observer.stage("velocity", &v);
-        if !is_finite(&v)? {
-            let failed = Failed {
-                during: format!("step {}", self.step + 1),
-                weights: &self.engine.checkpoint.transformer,
-                result: "the guided velocity",
-            };
-            return Err(failed.locate(self.cx, |cx| {
-                let prompts = [Some(&self.positive), self.negative.as_ref()];
-                prompts
-                    .into_iter()
-                    .flatten()
-                    .try_for_each(|prompt| self.evaluate(&packed, sigma, prompt, cx).map(drop))
-            }));
-        }
-        Ok(self.shape.unpack(&v)?)
-    }
-
-    fn stepped(&mut self, step: usize, x: &Tensor) -> Result<(), PipelineError> {
-        self.step = step + 1;
-        self.steps_s.push(self.clock.elapsed().as_secs_f64());
-        self.progress.stepped(step, x)?;
-        self.clock = Instant::now();
-        Ok(())
     }
 }

@@ -52,6 +52,11 @@ pub enum PipelineError {
 }
 
 impl PipelineError {
+    /// Whether a layer refused to quantize a value that is no number.
+    pub(super) fn is_non_finite(&self) -> bool {
+        matches!(self, Self::Model(e) if e.is_non_finite())
+    }
+
     /// Whether the work was stopped on request rather than by a fault.
     pub fn is_cancelled(&self) -> bool {
         matches!(self, Self::Model(ModelError::Cancelled))

@@ -33,10 +33,12 @@ impl Failed<'_> {
         again: impl FnOnce(&Cx) -> Result<T, PipelineError>,
     ) -> PipelineError {
         let first = Arc::new(FirstNonFinite::default());
-        if let Err(e) = again(&cx.observed_by(first.clone())) {
+        let again = again(&cx.observed_by(first.clone()));
+        let seen = first.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // Where a layer refuses to quantize such a value the work ends early, but it was seen on its way there.
+        if let (Err(e), None) = (again, &*seen) {
             return e;
         }
-        let seen = first.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let (place, layer) = match &*seen {
             Some((place, layer)) => (format!("{place} `{layer}`"), layer.as_str()),
             None => (self.result.to_owned(), ""),

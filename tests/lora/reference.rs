@@ -67,16 +67,18 @@ impl Reference {
 
     /// The velocity of the script's input.
     fn velocity(&self, weights: &Weights) -> Vec<f32> {
+        let model = QwenImageTransformer::load(weights, &self.config).unwrap();
+        let cx = Cx::default();
+        let timestep = self.expected("timestep");
         let txt = self.tensor("txt");
         let input = Input {
             img: self.tensor("img"),
             txt_lengths: vec![txt.dim(1).unwrap()],
             txt,
-            timestep: self.expected("timestep")[0],
+            conditioning: model.conditioning(&timestep, &cx).unwrap().remove(0),
             grid: GRID,
         };
-        let model = QwenImageTransformer::load(weights, &self.config).unwrap();
-        let velocity = model.forward(&input, &Cx::default()).unwrap();
+        let velocity = model.forward(&input, &cx).unwrap();
         velocity.flatten_all().unwrap().to_vec1().unwrap()
     }
 

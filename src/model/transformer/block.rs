@@ -3,7 +3,8 @@
 use candle_core::Tensor;
 
 use super::super::config::TransformerConfig;
-use super::embed::Modulation;
+use super::conditioning::Conditioning;
+use super::embed::{Modulated, Modulation};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::context::Cx;
 use crate::ops::Linear;
@@ -14,8 +15,8 @@ use crate::ops::rope::{RopeTable, rms_norm_rope};
 
 /// What all blocks of one evaluation share.
 pub(super) struct BlockInput {
-    /// `silu(temb)` `[B, D]`.
-    pub silu_temb: Tensor,
+    /// The noise level, as every block takes it.
+    pub conditioning: Conditioning,
     /// Positions of the image tokens.
     pub img_rope: RopeTable,
     /// Positions of the text tokens.
@@ -27,6 +28,7 @@ pub(super) struct BlockInput {
 /// `transformer_blocks.N`.
 pub(super) struct Block {
     name: String,
+    index: usize,
     img_mod: Modulation<6>,
     txt_mod: Modulation<6>,
     attn: JointAttention,
@@ -39,18 +41,32 @@ impl Block {
     pub(super) fn load(
         weights: &Weights,
         config: &TransformerConfig,
-        last: bool,
+        index: usize,
     ) -> Result<Self, CheckpointError> {
         let d = config.inner_dim();
+        let last = index + 1 == config.num_layers;
         let mlp = |name: &str| FeedForward::load(&weights.pp(name), d, config.mlp_dim);
         Ok(Self {
             name: weights.full(""),
+            index,
             img_mod: Modulation::load(&weights.pp("img_mod.1"), d)?,
             txt_mod: Modulation::load(&weights.pp("txt_mod.1"), d)?,
             attn: JointAttention::load(&weights.pp("attn"), config, last)?,
             img_mlp: mlp("img_mlp")?,
             txt_mlp: (!last).then(|| mlp("txt_mlp")).transpose()?,
         })
+    }
+
+    /// How image and text are modulated at each row of `silu(temb)` `[M, D]`.
+    pub(super) fn modulations(
+        &self,
+        silu_temb: &Tensor,
+        cx: &Cx,
+    ) -> candle_core::Result<[Modulated<6>; 2]> {
+        Ok([
+            self.img_mod.forward(silu_temb, cx)?,
+            self.txt_mod.forward(silu_temb, cx)?,
+        ])
     }
 
     /// `img` `[B, Si, D]` and `txt` `[B, St, D]` to the same shapes.
@@ -61,8 +77,8 @@ impl Block {
         at: &BlockInput,
         cx: &Cx,
     ) -> candle_core::Result<(Tensor, Tensor)> {
-        let [shift1, scale1, gate1, shift2, scale2, gate2] =
-            self.img_mod.forward(&at.silu_temb, cx)?;
+        let [img_mod, txt_mod] = at.conditioning.block(self.index, img.dim(0)?)?;
+        let [shift1, scale1, gate1, shift2, scale2, gate2] = img_mod;
         let [
             txt_shift1,
             txt_scale1,
@@ -70,7 +86,7 @@ impl Block {
             txt_shift2,
             txt_scale2,
             txt_gate2,
-        ] = self.txt_mod.forward(&at.silu_temb, cx)?;
+        ] = txt_mod;
 
         let img_in = layer_norm_modulate(&img, &shift1, &scale1)?;
         let txt_in = layer_norm_modulate(&txt, &txt_shift1, &txt_scale1)?;

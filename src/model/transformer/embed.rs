@@ -26,36 +26,32 @@ impl TimestepEmbedding {
         })
     }
 
-    /// `timestep` in [0, 1] to `[batch, dim]`.
-    pub(super) fn forward(
-        &self,
-        timestep: f32,
-        batch: usize,
-        cx: &Cx,
-    ) -> candle_core::Result<Tensor> {
-        let e = self.linear_1.forward(&sinusoids(timestep, batch)?, cx)?;
+    /// M timesteps in [0, 1] to `[M, dim]`.
+    pub(super) fn forward(&self, timesteps: &[f32], cx: &Cx) -> candle_core::Result<Tensor> {
+        let e = self.linear_1.forward(&sinusoids(timesteps)?, cx)?;
         self.linear_2.forward(&silu_tensor(&e)?, cx)
     }
 }
 
-/// `[cos | sin](1000 t f_i)`, `f_i = 10000^(-i/128)`, `[batch, 256]` in F32.
+/// `[cos | sin](1000 t f_i)`, `f_i = 10000^(-i/128)`, `[M, 256]` in F32.
 ///
 /// The order of the roundings is diffusers' (`t * f`, then `* 1000`): angles reach 1000, where one rounding
 /// more moves a cosine by 3e-5.
-fn sinusoids(t: f32, batch: usize) -> candle_core::Result<Tensor> {
+fn sinusoids(timesteps: &[f32]) -> candle_core::Result<Tensor> {
     let half = SINUSOIDS / 2;
-    let angle = |i: usize| {
-        let exponent = -(10_000f64.ln() as f32) * i as f32 / half as f32;
-        1000.0 * (t * exponent.exp())
-    };
-    let row: Vec<f32> = (0..half)
-        .map(|i| angle(i).cos())
-        .chain((0..half).map(|i| angle(i).sin()))
-        .collect();
-    Tensor::from_vec(row.repeat(batch), (batch, SINUSOIDS), &Device::Cpu)
+    let mut rows = Vec::with_capacity(timesteps.len() * SINUSOIDS);
+    for t in timesteps {
+        let angle = |i: usize| {
+            let exponent = -(10_000f64.ln() as f32) * i as f32 / half as f32;
+            1000.0 * (t * exponent.exp())
+        };
+        rows.extend((0..half).map(|i| angle(i).cos()));
+        rows.extend((0..half).map(|i| angle(i).sin()));
+    }
+    Tensor::from_vec(rows, (timesteps.len(), SINUSOIDS), &Device::Cpu)
 }
 
-/// A linear layer whose output is `N` vectors per batch row: `img_mod.1` and `txt_mod.1` (N = 6), `norm_out` (2).
+/// A linear layer whose output is `N` vectors per timestep: `img_mod.1` and `txt_mod.1` (N = 6), `norm_out` (2).
 pub(super) struct Modulation<const N: usize> {
     linear: Linear,
 }
@@ -67,12 +63,26 @@ impl<const N: usize> Modulation<N> {
         Ok(Self { linear })
     }
 
-    /// `silu(temb)` `[B, dim]` to N x `[B, dim]`.
-    pub(super) fn forward(&self, silu_temb: &Tensor, cx: &Cx) -> candle_core::Result<[Tensor; N]> {
-        let chunks = self.linear.forward(silu_temb, cx)?.chunk(N, 1)?;
+    /// `silu(temb)` `[M, dim]` to N vectors for each of its rows.
+    pub(super) fn forward(&self, silu_temb: &Tensor, cx: &Cx) -> candle_core::Result<Modulated<N>> {
+        Ok(Modulated(self.linear.forward(silu_temb, cx)?))
+    }
+}
+
+/// What a [`Modulation`] gave: `[M, N * dim]`, a row for each timestep.
+pub(super) struct Modulated<const N: usize>(Tensor);
+
+impl<const N: usize> Modulated<N> {
+    /// The vectors of timestep `row`, the same for each row of a batch: N x `[batch, dim]`.
+    pub(super) fn at(&self, row: usize, batch: usize) -> candle_core::Result<[Tensor; N]> {
+        let (_, width) = self.0.dims2()?;
+        let chunks = self
+            .0
+            .narrow(0, row, 1)?
+            .expand((batch, width))?
+            .chunk(N, 1)?;
         chunks.try_into().map_err(|chunks: Vec<_>| {
-            let message = format!("{}: {} parts, not {N}", self.linear.name(), chunks.len());
-            candle_core::Error::Msg(message)
+            candle_core::Error::Msg(format!("{} modulations, not {N}", chunks.len()))
         })
     }
 }

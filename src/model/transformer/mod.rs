@@ -5,11 +5,14 @@
 //! `transformer_qwenimage.py`.
 
 mod block;
+mod conditioning;
 mod embed;
 
 use candle_core::Tensor;
 
 use self::block::{Block, BlockInput};
+pub use self::conditioning::Conditioning;
+use self::conditioning::Levels;
 use self::embed::{Modulation, TimestepEmbedding};
 use super::ModelError;
 use super::config::TransformerConfig;
@@ -29,8 +32,8 @@ pub struct Input {
     pub txt: Tensor,
     /// Valid tokens per row of `txt`.
     pub txt_lengths: Vec<usize>,
-    /// Noise level in [0, 1] (sigma), one for the whole batch.
-    pub timestep: f32,
+    /// The noise level, one for the whole batch.
+    pub conditioning: Conditioning,
     /// Rows and columns of packed tokens: H/16 and W/16 of the picture.
     pub grid: (usize, usize),
 }
@@ -55,7 +58,6 @@ impl QwenImageTransformer {
     /// A missing or misshapen tensor, or a layer whose format cannot be executed.
     pub fn load(weights: &Weights, config: &TransformerConfig) -> Result<Self, ModelError> {
         let d = config.inner_dim();
-        let last = config.num_layers.saturating_sub(1);
         let blocks = weights.pp("transformer_blocks");
         let patch = config.out_channels * config.patch_size * config.patch_size;
         Ok(Self {
@@ -65,11 +67,38 @@ impl QwenImageTransformer {
             txt_in: Linear::load(&weights.pp("txt_in"), d, config.joint_attention_dim, true)?,
             time_text_embed: TimestepEmbedding::load(&weights.pp("time_text_embed"), d)?,
             transformer_blocks: (0..config.num_layers)
-                .map(|i| Block::load(&blocks.pp(i), config, i == last))
+                .map(|i| Block::load(&blocks.pp(i), config, i))
                 .collect::<Result<_, _>>()?,
             norm_out: Modulation::load(&weights.pp("norm_out.linear"), d)?,
             proj_out: Linear::load(&weights.pp("proj_out"), patch, d, true)?,
         })
+    }
+
+    /// What `timesteps` (noise levels in [0, 1], sigmas) decide, one value for each: many at once cost little more
+    /// than one, and 12 vectors per block and level are kept (8.8 MB for a level of the published model).
+    ///
+    /// # Errors
+    /// Those of the layers, or [`ModelError::Cancelled`].
+    pub fn conditioning(
+        &self,
+        timesteps: &[f32],
+        cx: &Cx,
+    ) -> Result<Vec<Conditioning>, ModelError> {
+        let temb = self.time_text_embed.forward(timesteps, cx)?;
+        let silu_temb = silu_tensor(&temb)?;
+        let mut blocks = Vec::with_capacity(self.transformer_blocks.len());
+        for block in &self.transformer_blocks {
+            if cx.cancel.is_cancelled() {
+                return Err(ModelError::Cancelled);
+            }
+            blocks.push(block.modulations(&silu_temb, cx)?);
+        }
+        let norm_out = self.norm_out.forward(&silu_temb, cx)?;
+        Ok(Conditioning::rows(Levels {
+            temb,
+            blocks,
+            norm_out,
+        })?)
     }
 
     /// The velocity `noise - image`, `[B, h * w, out_channels * patch^2]`, in the packed layout of the input.
@@ -79,15 +108,14 @@ impl QwenImageTransformer {
     pub fn forward(&self, input: &Input, cx: &Cx) -> Result<Tensor, ModelError> {
         let (b, _, _) = input.img.dims3()?;
         let (_, padded, _) = input.txt.dims3()?;
-        let temb = self.time_text_embed.forward(input.timestep, b, cx)?;
-        cx.observer.stage("temb", &temb);
+        cx.observer.stage("temb", &input.conditioning.temb(b)?);
 
         let mut img = self.img_in.forward(&input.img, cx)?;
         let txt = norm::rms_norm(&input.txt, &self.txt_norm, 1e-6)?;
         let mut txt = self.txt_in.forward(&txt, cx)?;
 
         let at = BlockInput {
-            silu_temb: silu_tensor(&temb)?,
+            conditioning: input.conditioning.clone(),
             img_rope: RopeTable::image(self.axes_dims_rope, input.grid),
             txt_rope: RopeTable::text(self.axes_dims_rope, input.grid, padded),
             keys: match input.txt_lengths.iter().all(|n| *n == padded) {
@@ -105,7 +133,7 @@ impl QwenImageTransformer {
             (img, txt) = block.forward(img, txt, &at, cx)?;
         }
 
-        let [scale, shift] = self.norm_out.forward(&at.silu_temb, cx)?;
+        let [scale, shift] = at.conditioning.norm_out(b)?;
         let out = norm::layer_norm_modulate(&img, &shift, &scale)?;
         Ok(self.proj_out.forward(&out, cx)?)
     }
