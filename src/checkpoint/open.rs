@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use super::gather::{CONFIG_KEY, Opened, Strictness};
 use super::markers::Markers;
 use super::{
-    CheckpointError, Component, Configs, Lora, LoraLabel, ModelSource, SafetensorsFile,
-    TokenizerSource, Weights,
+    Activations, CheckpointError, Component, Configs, Lora, LoraLabel, ModelSource,
+    SafetensorsFile, TokenizerSource, Weights,
 };
 
 /// The embedded model: an all-in-one FP8 file.
@@ -96,6 +96,11 @@ impl Checkpoint {
         self.transformer = self.transformer.adapted_by(&lora);
         self.loras.push(lora.label);
         Ok(())
+    }
+
+    /// Decides how the transformer's activations are quantized. The text encoder's never are, as in ComfyUI.
+    pub fn quantize_activations(&mut self, activations: Activations) {
+        self.transformer = self.transformer.with_activations(activations);
     }
 
     /// SHA-256 over every file's header, its length, and the first and last 4 KiB of every tensor, in hex.
