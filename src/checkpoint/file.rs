@@ -19,6 +19,7 @@ use crate::numerics::widen;
 enum Bytes {
     Mapped(Mmap, Identity),
     Static(&'static [u8]),
+    Owned(Vec<u8>),
 }
 
 impl Bytes {
@@ -26,6 +27,7 @@ impl Bytes {
         match self {
             Self::Mapped(map, _) => map,
             Self::Static(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
         }
     }
 }
@@ -102,6 +104,14 @@ impl SafetensorsFile {
         Self::index(PathBuf::from(name), Bytes::Static(bytes))
     }
 
+    /// Indexes bytes that were made in memory. `name` stands for the path in messages.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Container`] where the bytes are no safetensors file.
+    pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Arc<Self>, CheckpointError> {
+        Self::index(PathBuf::from(name), Bytes::Owned(bytes))
+    }
+
     fn index(path: PathBuf, bytes: Bytes) -> Result<Arc<Self>, CheckpointError> {
         let file = Self::index_lenient(path, bytes)?;
         match file.cut() {
@@ -174,7 +184,7 @@ impl SafetensorsFile {
     pub fn reader(&self) -> Result<Reader, CheckpointError> {
         let known = match &self.bytes {
             Bytes::Mapped(_, identity) => Some(*identity),
-            Bytes::Static(_) => None,
+            Bytes::Static(_) | Bytes::Owned(_) => None,
         };
         Reader::open(&self.path, known)
     }

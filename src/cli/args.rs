@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::checkpoint::Component;
+use crate::checkpoint::{Activations, Component};
 use crate::numerics::search::Method;
 use crate::pipeline::sampler::Sampler;
 use crate::pipeline::schedule::ScheduleKind;
@@ -55,6 +55,9 @@ pub enum Command {
     Inspect(Inspect),
     /// Make a mixed NVFP4/FP8 checkpoint of an FP8 or BF16 one
     Convert(Box<Convert>),
+    /// Say what this machine has, which kernels will run, and whether each computes what it should
+    #[command(after_help = "Example:\n  qwen-nvfp4 doctor")]
+    Doctor,
 }
 
 /// The model's files.
@@ -120,6 +123,9 @@ pub struct Generate {
     /// Noise levels in place of a schedule, from at most 1 down, the final 0 may be left out
     #[arg(long, value_name = "A,B,..", value_delimiter = ',', conflicts_with_all = ["schedule", "shift", "steps"], allow_negative_numbers = true)]
     pub sigmas: Option<Vec<f32>>,
+    /// How the activations of quantized layers are quantized: with the file's scales, with their own, or not at all
+    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
+    pub activations: ActivationsArg,
     /// Pictures per prompt
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub batch: u32,
@@ -352,4 +358,26 @@ fn size(text: &str) -> Result<(usize, usize), String> {
         .split_once(['x', 'X'])
         .and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
     parsed.ok_or_else(|| "a size is WIDTHxHEIGHT, as 1024x768".to_owned())
+}
+
+/// `--activations`.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ActivationsArg {
+    /// With the file's input_scale; without one NVFP4 by its amax, FP8 by 1
+    #[default]
+    Static,
+    /// By their own amax
+    Dynamic,
+    /// In F32, weights widened
+    None,
+}
+
+impl From<ActivationsArg> for Activations {
+    fn from(arg: ActivationsArg) -> Self {
+        match arg {
+            ActivationsArg::Static => Self::Static,
+            ActivationsArg::Dynamic => Self::Dynamic,
+            ActivationsArg::None => Self::None,
+        }
+    }
 }

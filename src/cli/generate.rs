@@ -12,6 +12,8 @@ use super::args::{Common, Generate, LoraArg, ModelArgs, TemplateArg};
 use super::{Failure, output, text_file};
 use crate::checkpoint::{Checkpoint, ModelSource};
 use crate::context::{Cancel, Cx};
+use crate::numerics::machine::Machine;
+use crate::ops::kernels::Kernels;
 use crate::pipeline::image::{Provenance, parameters};
 use crate::pipeline::latents;
 use crate::pipeline::prompt::Template;
@@ -26,12 +28,12 @@ const BATCH_TOKENS: usize = 1024;
 const MOST_PROMPTS: usize = 1_000_000;
 
 #[derive(Serialize)]
-struct Report {
+struct Report<'a> {
     images: Vec<Image>,
     timings: Timings,
     peak_rss_bytes: Option<u64>,
     device: &'static str,
-    kernels: Kernels,
+    kernels: &'a Kernels,
 }
 
 #[derive(Serialize)]
@@ -51,20 +53,6 @@ struct Timings {
     total_s: f64,
 }
 
-#[derive(Serialize)]
-struct Kernels {
-    float8_e4m3fn: &'static str,
-    nvfp4: Option<&'static str>,
-    attention: &'static str,
-}
-
-/// What runs in this version, whatever the file.
-const KERNELS: Kernels = Kernels {
-    float8_e4m3fn: "cpu: weight-only, widened by panels, f32 gemm",
-    nvfp4: Some("cpu: weight-only, dequantized by panels, f32 gemm"),
-    attention: "cpu: tiled online softmax, f32",
-};
-
 /// Runs the command.
 pub(super) fn run(args: &Generate, common: &Common, cancel: Cancel) -> Result<(), Failure> {
     let start = Instant::now();
@@ -80,6 +68,8 @@ pub(super) fn run(args: &Generate, common: &Common, cancel: Cancel) -> Result<()
         engine.checkpoint().name,
         engine.checkpoint().policy()
     );
+    let kernels = Kernels::of(&engine.checkpoint().transformer, Machine::detect());
+    tracing::info!("kernels: {kernels:?}");
     tracing::info!("settings: {settings:?}");
     tracing::info!("sigmas: {:?}", schedule.sigmas);
     let mut timings = Timings {
@@ -150,17 +140,22 @@ pub(super) fn run(args: &Generate, common: &Common, cancel: Cancel) -> Result<()
         }
     }
     timings.total_s = start.elapsed().as_secs_f64();
-    report(images, timings, common)
+    report(images, timings, &kernels, common)
 }
 
-fn report(images: Vec<Image>, timings: Timings, common: &Common) -> Result<(), Failure> {
+fn report(
+    images: Vec<Image>,
+    timings: Timings,
+    kernels: &Kernels,
+    common: &Common,
+) -> Result<(), Failure> {
     if common.json {
         let report = Report {
             images,
             timings,
             peak_rss_bytes: output::peak_rss(),
             device: "cpu",
-            kernels: KERNELS,
+            kernels,
         };
         let json = serde_json::to_string(&report).context("the report")?;
         println!("{json}");
@@ -190,6 +185,7 @@ fn report(images: Vec<Image>, timings: Timings, common: &Common) -> Result<(), F
 fn engine(args: &Generate) -> Result<Engine, Failure> {
     let mut checkpoint =
         Checkpoint::open(&source(&args.model), &Device::Cpu).map_err(PipelineError::from)?;
+    checkpoint.quantize_activations(args.activations.into());
     for LoraArg { path, scale } in &args.lora {
         checkpoint
             .adapt(path, *scale)

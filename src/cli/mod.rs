@@ -2,6 +2,7 @@
 
 mod args;
 mod convert;
+mod doctor;
 mod generate;
 mod inspect;
 mod memory;
@@ -114,6 +115,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Generate(args) => generate::run(args, &cli.common, cancel),
         Command::Inspect(args) => inspect::run(args, &cli.common, cancel),
         Command::Convert(args) => convert::run(args, &cli.common, cancel),
+        Command::Doctor => doctor::run(&cli.common),
     })
 }
 

@@ -79,3 +79,24 @@ fn has(level: Level) -> bool {
 fn has(level: Level) -> bool {
     level == Level::Portable
 }
+
+/// Whether a feature is there.
+pub type Has = fn() -> bool;
+
+/// The features that kernels look for, by name.
+#[cfg(target_arch = "x86_64")]
+pub const FEATURES: [(&str, Has); 9] = [
+    ("avx2", || is_x86_feature_detected!("avx2")),
+    ("fma", || is_x86_feature_detected!("fma")),
+    ("f16c", || is_x86_feature_detected!("f16c")),
+    ("avx512f", || is_x86_feature_detected!("avx512f")),
+    ("avx512bw", || is_x86_feature_detected!("avx512bw")),
+    ("avx512vl", || is_x86_feature_detected!("avx512vl")),
+    ("avx512vnni", || is_x86_feature_detected!("avx512vnni")),
+    ("avx512bf16", || is_x86_feature_detected!("avx512bf16")),
+    ("avx512vbmi", || is_x86_feature_detected!("avx512vbmi")),
+];
+
+/// The features that kernels look for, by name.
+#[cfg(not(target_arch = "x86_64"))]
+pub const FEATURES: [(&str, Has); 0] = [];

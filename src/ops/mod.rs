@@ -2,7 +2,9 @@
 
 pub mod activation;
 pub mod attention;
+pub mod check;
 pub mod conv;
+pub mod kernels;
 pub mod linear;
 pub mod matmul;
 pub mod norm;

@@ -1,0 +1,94 @@
+//! Which kernels serve a set of weights on a machine, in words.
+
+use safetensors::Dtype;
+use serde::Serialize;
+
+use crate::checkpoint::{Activations, Component, Weights};
+use crate::numerics::machine::{Level, Machine};
+
+/// The kernels by format, as reports name them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Kernels {
+    /// FP8 layers, if there are some.
+    pub float8_e4m3fn: Option<String>,
+    /// NVFP4 layers, if there are some.
+    pub nvfp4: Option<String>,
+    /// Attention.
+    pub attention: String,
+}
+
+/// What multiplies two FP8 operands on `machine`.
+pub fn fp8(machine: Machine) -> &'static str {
+    match machine.level() {
+        Level::Avx512Bf16 => "cpu avx512-bf16: W8A8 by vdpbf16ps",
+        Level::Avx512 => "cpu avx512: W8A8 by f32 multiply-adds",
+        Level::Avx2 => "cpu avx2: W8A8 by f32 multiply-adds",
+        Level::Portable => "cpu portable: W8A8 by f32 loops",
+    }
+}
+
+/// What multiplies two NVFP4 operands on `machine`.
+pub fn nvfp4(machine: Machine) -> &'static str {
+    match machine.level() {
+        Level::Avx512Bf16 | Level::Avx512 => "cpu avx512-vnni: W4A4 by vpdpbusd",
+        Level::Avx2 => "cpu avx2: W4A4 by vpmaddubsw",
+        Level::Portable => "cpu portable: W4A4 by f32 loops",
+    }
+}
+
+/// What multiplies F32 activations with a weight of any format on `machine`.
+pub fn weight_only(machine: Machine) -> &'static str {
+    match machine.level() {
+        Level::Avx512Bf16 | Level::Avx512 => "cpu avx512: weight-only, widened in the cache, f32",
+        Level::Avx2 => "cpu avx2: weight-only, widened in the cache, f32",
+        Level::Portable => "cpu portable: weight-only, widened in the cache, f32",
+    }
+}
+
+/// What computes attention and norms.
+pub fn attention() -> &'static str {
+    match Machine::detect().level() >= Level::Avx2 {
+        true => "cpu avx2: tiled online softmax, f32",
+        false => "cpu portable: tiled online softmax, f32",
+    }
+}
+
+impl Kernels {
+    /// Those that serve `weights`: by what their records and [`Activations`] say.
+    pub fn of(weights: &Weights, machine: Machine) -> Self {
+        let (mut fp8_layers, mut nvfp4_layers) = ([false; 2], [false; 2]);
+        for name in weights.names() {
+            let Some(layer) = name.strip_suffix(".weight") else {
+                continue;
+            };
+            let of_layer = weights.pp(layer);
+            let quantized = of_layer.record().is_some_and(|record| {
+                !record.full_precision_matrix_mult
+                    && weights.activations() != Activations::None
+                    && weights.component() != Component::TextEncoder
+            });
+            let two_dimensional = weights.shape(name).is_some_and(|s| s.len() == 2);
+            match weights.dtype(name) {
+                _ if weights.is_packed(name) => nvfp4_layers[usize::from(quantized)] = true,
+                Some(Dtype::F8_E4M3) if two_dimensional => {
+                    fp8_layers[usize::from(quantized)] = true;
+                }
+                _ => {}
+            }
+        }
+        let words = |[widened, quantized]: [bool; 2], kernel: &str| {
+            let plain = weight_only(machine);
+            match (quantized, widened) {
+                (true, true) => Some(format!("{kernel}; without a record {plain}")),
+                (true, false) => Some(kernel.to_owned()),
+                (false, true) => Some(plain.to_owned()),
+                (false, false) => None,
+            }
+        };
+        Self {
+            float8_e4m3fn: words(fp8_layers, fp8(machine)),
+            nvfp4: words(nvfp4_layers, nvfp4(machine)),
+            attention: attention().to_owned(),
+        }
+    }
+}
