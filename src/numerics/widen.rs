@@ -84,9 +84,7 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> bool {
             }
         }
         Dtype::BF16 => {
-            for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
-            }
+            widen_bf16(bytes.as_chunks::<2>().0, out);
         }
         Dtype::F16 => {
             // `half` converts slices with F16C where the machine has it; chunks keep the copy small.
@@ -110,6 +108,15 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> bool {
         _ => return false,
     }
     true
+}
+
+multiversion! {
+    /// BF16 is the upper half of an F32.
+    fn widen_bf16(halves: &[[u8; 2]], out: &mut [f32]) {
+        for (o, half) in out.iter_mut().zip(halves) {
+            *o = f32::from_bits(u32::from(u16::from_le_bytes(*half)) << 16);
+        }
+    }
 }
 
 multiversion! {

@@ -169,7 +169,10 @@ fn largest(got: &[f32], expected: impl Iterator<Item = (f64, f64)>) -> f64 {
     let each = got.iter().zip(expected);
     let each = each.map(|(got, (expected, size))| (f64::from(*got) - expected).abs() / size);
     // A NaN must not be lost among the numbers.
-    each.fold(0.0, |worst, d| if d <= worst { worst } else { d })
+    each.fold(0.0, |worst: f64, d| match worst.is_nan() || d <= worst {
+        true => worst,
+        false => d,
+    })
 }
 
 fn nvfp4_linear(machine: Machine) -> anyhow::Result<f64> {

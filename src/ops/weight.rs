@@ -103,6 +103,14 @@ impl Weight {
         }
     }
 
+    /// The codes if they are E4M3.
+    pub fn as_e4m3(&self) -> Option<&[u8]> {
+        match self {
+            Self::Fp8 { codes, .. } if codes.dtype() == Dtype::F8_E4M3 => Some(codes.bytes()),
+            _ => None,
+        }
+    }
+
     /// The stored bytes of the numbers.
     pub fn codes(&self) -> &[u8] {
         match self {

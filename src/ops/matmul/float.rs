@@ -14,8 +14,8 @@ use crate::checkpoint::CheckpointError;
 use crate::numerics::machine::{Level, Machine};
 use crate::ops::weight::Weight;
 
-/// Rows of activations that are packed at a time, a multiple of every kernel's rows: bounds the copy.
-const ROWS_AT_ONCE: usize = 1020;
+/// Rows of activations that are packed at a time, at most: bounds the copy. The weight is decoded once for each time.
+const ROWS_AT_ONCE: usize = 1536;
 
 /// `out[m, n] = finish(x[m, k] * weight[n, k]^T)`; the weight's own scale is the caller's to put into `finish`.
 ///
@@ -28,11 +28,15 @@ pub(crate) fn multiply(
     finish: &Finish<'_>,
     out: &mut [f32],
 ) -> Result<(), CheckpointError> {
-    let (weight, Extent { n, k, .. }) = weight;
-    for (x, out) in x
-        .chunks((ROWS_AT_ONCE * k).max(1))
-        .zip(out.chunks_mut((ROWS_AT_ONCE * n).max(1)))
-    {
+    let (weight, Extent { m, n, k }) = weight;
+    // Times of equal size, in whole tiles of every kernel's height.
+    let rows = m
+        .div_ceil(m.div_ceil(ROWS_AT_ONCE).max(1))
+        .next_multiple_of(12);
+    let parts = x
+        .chunks((rows * k).max(1))
+        .zip(out.chunks_mut((rows * n).max(1)));
+    for (x, out) in parts {
         let m = x.len() / k.max(1);
         let extent = Extent { m, n, k };
         let right = Widened { weight, k };

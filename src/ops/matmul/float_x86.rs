@@ -10,14 +10,14 @@ use crate::checkpoint::CheckpointError;
 use crate::numerics::machine::{Level, Machine};
 
 /// 12 rows by 32 columns.
-pub(crate) struct Avx512<'w>(Widened<'w>);
+pub(crate) struct Avx512<'w>(Widened<'w>, Machine);
 
 impl<'w> Avx512<'w> {
     /// # Panics
     /// Where `machine` has no AVX-512.
     pub(crate) fn new(weight: Widened<'w>, machine: Machine) -> Self {
         assert!(machine.level() >= Level::Avx512);
-        Self(weight)
+        Self(weight, machine)
     }
 }
 
@@ -48,6 +48,11 @@ impl Kernel for Avx512<'_> {
         for half in 0..2 {
             let from = (rows.start + 16 * half).min(rows.end);
             let rows = from..(from + 16).min(rows.end);
+            if let (Some(codes), Level::Avx512Bf16) = (self.0.weight.as_e4m3(), self.1.level()) {
+                let weight = (codes, self.0.k);
+                super::fp8_x86::widen16(self.1, weight, rows, ks.clone(), (half, panel));
+                continue;
+            }
             for (chunk, panel) in panel.chunks_mut(CHUNK).enumerate() {
                 let first = ks.start + chunk * CHUNK;
                 let ks = first..first + panel.len();

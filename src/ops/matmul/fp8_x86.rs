@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::driver::{CHUNK, Kernel};
-use super::float_x86::add512;
+use super::float_x86::{Line32, add512};
 use super::fp8::bf16_bits;
 use super::transpose::turn16;
 use crate::checkpoint::CheckpointError;
@@ -96,25 +96,27 @@ const fn table(at: u32) -> [u8; 128] {
 static LOW: [u8; 128] = table(0);
 static HIGH: [u8; 128] = table(1);
 
-/// From (low bytes, high bytes) of four columns a lane to the pair `2 p, 2 p + 1`, the earlier column in the high half.
-const fn pair(p: u8) -> [u8; 64] {
+/// From (low bytes, high bytes) of four columns a lane to a lane's bytes, given by their columns.
+const fn order(low_half: usize, high_half: usize) -> [u8; 64] {
     let mut order = [0; 64];
     let mut lane = 0;
     while lane < 16 {
-        let (early, late) = (4 * lane as u8 + 2 * p, 4 * lane as u8 + 2 * p + 1);
+        let (low, high) = ((4 * lane + low_half) as u8, (4 * lane + high_half) as u8);
         // Bit 6 of an index picks the second operand.
-        order[4 * lane] = late;
-        order[4 * lane + 1] = 64 | late;
-        order[4 * lane + 2] = early;
-        order[4 * lane + 3] = 64 | early;
+        order[4 * lane] = low;
+        order[4 * lane + 1] = 64 | low;
+        order[4 * lane + 2] = high;
+        order[4 * lane + 3] = 64 | high;
         lane += 1;
     }
     order
 }
-static FIRST: [u8; 64] = pair(0);
-static SECOND: [u8; 64] = pair(1);
+/// Pairs of columns, the earlier one in the high half.
+static PAIRS: [[u8; 64]; 2] = [order(1, 0), order(3, 2)];
+/// Single columns in the high half; the low half is masked out, which makes F32 of BF16.
+static SINGLES: [[u8; 64]; 4] = [order(0, 0), order(1, 1), order(2, 2), order(3, 3)];
 
-/// Up to 16 rows of codes into lanes `16 * half ..` of the panel's steps; rows that are not there become 0.
+/// Up to 16 rows of codes into lanes `16 * half ..` of the panel's pairs; rows that are not there become 0.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 fn decode16(
     codes: &[u8],
@@ -123,40 +125,95 @@ fn decode16(
     ks: Range<usize>,
     to: (usize, &mut [Pairs]),
 ) {
+    // SAFETY: an order has 64 bytes.
+    let orders = PAIRS
+        .each_ref()
+        .map(|o| unsafe { _mm512_loadu_si512(o.as_ptr().cast()) });
     let (half, panel) = to;
-    // SAFETY: tables of 64 and 128 bytes.
-    let (low, high, first, second) = unsafe {
-        let load = |p: *const u8| _mm512_loadu_si512(p.cast());
-        (
-            (load(LOW.as_ptr()), load(LOW.as_ptr().add(64))),
-            (load(HIGH.as_ptr()), load(HIGH.as_ptr().add(64))),
-            load(FIRST.as_ptr()),
-            load(SECOND.as_ptr()),
-        )
-    };
-    let sign = _mm512_set1_epi8(-128);
-    for (square, steps) in panel[..ks.len().div_ceil(2)].chunks_mut(32).enumerate() {
-        let at = ks.start + 64 * square;
-        let mask = u64::MAX >> (64 - (ks.end - at).min(64));
-        let lines = std::array::from_fn(|n| match rows.start + n < rows.end {
-            // SAFETY: the mask ends with the row's columns `ks`, and `decode` checked that the row lies in the codes.
-            true => unsafe {
-                let line = codes.as_ptr().add((rows.start + n) * k + at);
-                _mm512_maskz_loadu_epi8(mask, line.cast())
-            },
-            false => _mm512_setzero_si512(),
-        });
+    for (at, steps) in (ks.start..ks.end).step_by(64).zip(panel.chunks_mut(32)) {
+        let lines = lines(codes, k, &rows, at..ks.end);
         for (quad, steps) in turn16(lines).into_iter().zip(steps.chunks_mut(2)) {
-            let lows = _mm512_permutex2var_epi8(low.0, quad, low.1);
-            let highs = _mm512_permutex2var_epi8(high.0, quad, high.1);
-            let highs = _mm512_or_si512(highs, _mm512_and_si512(quad, sign));
-            for (step, order) in steps.iter_mut().zip([first, second]) {
+            let (lows, highs) = bf16_bytes(quad);
+            for (step, order) in steps.iter_mut().zip(orders) {
                 let pairs = _mm512_permutex2var_epi8(lows, order, highs);
                 // SAFETY: half a step is 16 lanes.
                 unsafe { _mm512_storeu_si512(step.0.as_mut_ptr().add(16 * half).cast(), pairs) };
             }
         }
     }
+}
+
+/// The same as F32, one column a step.
+///
+/// # Panics
+/// Where `machine` has no VBMI, or the rows do not lie in `codes`.
+pub(super) fn widen16(
+    machine: Machine,
+    (codes, k): (&[u8], usize),
+    rows: Range<usize>,
+    ks: Range<usize>,
+    to: (usize, &mut [Line32]),
+) {
+    assert!(machine.level() >= Level::Avx512Bf16);
+    assert!(codes.len() >= rows.end * k && ks.end <= k && to.1.len() == ks.len());
+    // SAFETY: the features and the sizes were just checked.
+    unsafe { widen(codes, k, rows, ks, to) };
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+fn widen(codes: &[u8], k: usize, rows: Range<usize>, ks: Range<usize>, to: (usize, &mut [Line32])) {
+    // SAFETY: an order has 64 bytes.
+    let orders = SINGLES
+        .each_ref()
+        .map(|o| unsafe { _mm512_loadu_si512(o.as_ptr().cast()) });
+    let (half, panel) = to;
+    for (at, steps) in (ks.start..ks.end).step_by(64).zip(panel.chunks_mut(64)) {
+        let lines = lines(codes, k, &rows, at..ks.end);
+        for (quad, steps) in turn16(lines).into_iter().zip(steps.chunks_mut(4)) {
+            let (lows, highs) = bf16_bytes(quad);
+            for (step, order) in steps.iter_mut().zip(orders) {
+                let upper = 0xcccc_cccc_cccc_cccc;
+                let floats = _mm512_maskz_permutex2var_epi8(upper, lows, order, highs);
+                // SAFETY: half a step is 16 lanes.
+                unsafe { _mm512_storeu_si512(step.0.as_mut_ptr().add(16 * half).cast(), floats) };
+            }
+        }
+    }
+}
+
+/// 64 columns of 16 rows, or those up to the end of `ks`; 0 where there is nothing.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn lines(codes: &[u8], k: usize, rows: &Range<usize>, ks: Range<usize>) -> [__m512i; 16] {
+    let mask = u64::MAX >> (64 - ks.len().min(64));
+    std::array::from_fn(|n| match rows.start + n < rows.end {
+        // SAFETY: the mask ends with the row's columns `ks`, and the callers checked that the row lies in the codes.
+        true => unsafe {
+            let line = codes.as_ptr().add((rows.start + n) * k + ks.start);
+            _mm512_maskz_loadu_epi8(mask, line.cast())
+        },
+        false => _mm512_setzero_si512(),
+    })
+}
+
+/// The low and the high bytes of the BF16 numbers of 64 codes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+fn bf16_bytes(codes: __m512i) -> (__m512i, __m512i) {
+    let table = |bytes: &[u8; 128]| {
+        // SAFETY: 128 bytes.
+        let (first, second) = unsafe {
+            let at = bytes.as_ptr();
+            (
+                _mm512_loadu_si512(at.cast()),
+                _mm512_loadu_si512(at.add(64).cast()),
+            )
+        };
+        _mm512_permutex2var_epi8(first, codes, second)
+    };
+    // An index uses the seven bits below the sign, which is added to the high byte.
+    let sign = _mm512_and_si512(codes, _mm512_set1_epi8(-128));
+    (table(&LOW), _mm512_or_si512(table(&HIGH), sign))
 }
 
 /// # Safety
