@@ -165,7 +165,7 @@ fn the_older_marker() {
         Ok(Encoding::Fp8 {
             weight_scale: 0.5,
             input_scale: None,
-            quantizes_input: true,
+            quantizes_input: false,
         })
     ));
     // Without the marker 1 is a number like others.
