@@ -126,6 +126,7 @@ fn the_longest_prompt_equals_transformers() {
     let cx = Cx::default().observed_by(seen.clone());
     let last = model.forward(&ids(), &cx).unwrap();
     let mut stages = std::mem::take(&mut *seen.0.lock().unwrap());
+    assert_eq!(stages.remove(0).0, "model.embed_tokens");
     stages.push(("last_hidden_state".to_owned(), last));
     let names: Vec<_> = stages.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(
