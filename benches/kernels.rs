@@ -90,31 +90,34 @@ fn pair(
     group.finish();
 }
 
+/// At 512x512 and at 1024x1024.
 fn attention(c: &mut Criterion) {
-    let (q, k, v) = (
-        tensor(&[1, S, WIDTH]),
-        tensor(&[1, S, WIDTH]),
-        tensor(&[1, S, WIDTH]),
-    );
+    for s in [S, 4224] {
+        attention_of(c, s);
+    }
+}
+
+fn attention_of(c: &mut Criterion, s: usize) {
+    let [q, k, v] = std::array::from_fn(|_| tensor(&[1, s, WIDTH]));
     let attention = Attention {
         heads: HEADS,
         kv_heads: HEADS,
         keys: Keys::All,
     };
     let heads = |x: &Tensor| {
-        x.reshape((1, S, HEADS, HEAD))?
+        x.reshape((1, s, HEADS, HEAD))?
             .transpose(1, 2)?
             .contiguous()
     };
     pair(
         c,
-        "attention",
+        &format!("attention of {s}"),
         || attention.forward(&q, &k, &v).unwrap(),
         || {
             let scores = heads(&q)?.matmul(&heads(&k)?.t()?)?;
             let scores = (scores * (HEAD as f64).powf(-0.5))?;
             let out = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&heads(&v)?)?;
-            out.transpose(1, 2)?.reshape((1, S, WIDTH))
+            out.transpose(1, 2)?.reshape((1, s, WIDTH))
         },
     );
 }

@@ -73,3 +73,63 @@ fn inspect_reads_weights_when_it_is_asked_to() {
     assert_eq!(report["faults"][0]["tensor"], weight);
     done(&dir, &["inspect", "tiny", "--deep"]);
 }
+
+#[test]
+fn doctor_finds_every_kernel_sound() {
+    let dir = TempDir::new().unwrap();
+    let report: Value = serde_json::from_str(&stdout(&done(&dir, &["doctor", "--json"]))).unwrap();
+    assert_eq!(report["faults"], 0);
+    let checks = report["checks"].as_array().unwrap();
+    assert!(checks.len() >= 9);
+    assert!(checks.iter().all(|check| check["sound"] == true));
+    let text = stdout(&done(&dir, &["doctor"]));
+    assert!(
+        text.contains("NVFP4 linear") && !text.contains("FAULT"),
+        "{text}"
+    );
+}
+
+#[test]
+fn activations_are_quantized_as_the_user_says_and_reports_tell() {
+    let dir = TempDir::new().unwrap();
+    done(
+        &dir,
+        &[
+            "convert",
+            "tiny",
+            "--policy",
+            "v3",
+            "--assume-unscaled",
+            "-o",
+            "v3.safetensors",
+        ],
+    );
+    let mut pictures = Vec::new();
+    for how in ["static", "dynamic", "none"] {
+        let output = done(
+            &dir,
+            &[
+                "generate",
+                "a large red star",
+                "--model",
+                "v3.safetensors",
+                "--activations",
+                how,
+                "--json",
+                "--steps",
+                "2",
+                "-o",
+                "x.png",
+            ],
+        );
+        let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let nvfp4 = report["kernels"]["nvfp4"].as_str().unwrap();
+        assert_eq!(nvfp4.contains("W4A4"), how != "none", "{nvfp4}");
+        let png = std::fs::read(dir.path().join("x.png")).unwrap();
+        let said = format!("Activations: {how}");
+        let says = png.windows(said.len()).any(|w| w == said.as_bytes());
+        assert_eq!(says, how != "static");
+        pictures.push(png);
+    }
+    assert!(pictures[0] != pictures[2] && pictures[1] != pictures[2]);
+}

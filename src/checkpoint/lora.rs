@@ -69,7 +69,7 @@ pub struct Lora {
     /// What to call it.
     pub label: LoraLabel,
     /// Terms by the layer's canonical name.
-    pub(super) adapters: BTreeMap<String, Adapter>,
+    pub(crate) adapters: BTreeMap<String, Adapter>,
 }
 
 /// The tensors of one layer.

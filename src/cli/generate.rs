@@ -70,6 +70,9 @@ pub(super) fn run(args: &Generate, common: &Common, cancel: Cancel) -> Result<()
     );
     let kernels = Kernels::of(&engine.checkpoint().transformer, Machine::detect());
     tracing::info!("kernels: {kernels:?}");
+    for slower in kernels.slower(Machine::detect()) {
+        tracing::warn!("{slower}");
+    }
     tracing::info!("settings: {settings:?}");
     tracing::info!("sigmas: {:?}", schedule.sigmas);
     let mut timings = Timings {
@@ -129,6 +132,7 @@ pub(super) fn run(args: &Generate, common: &Common, cancel: Cancel) -> Result<()
                 fingerprint: &fingerprint,
                 loras: &engine.checkpoint().loras,
                 policy: &policy,
+                activations: engine.checkpoint().transformer.activations(),
             };
             picture.save(&path, &parameters(&made))?;
             images.push(Image {

@@ -11,6 +11,9 @@ use crate::numerics::machine::{Level, Machine};
 pub struct Kernels {
     /// FP8 layers, if there are some.
     pub float8_e4m3fn: Option<String>,
+    /// The other FP8, if there are such layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub float8_e5m2: Option<String>,
     /// NVFP4 layers, if there are some.
     pub nvfp4: Option<String>,
     /// Attention.
@@ -54,9 +57,26 @@ pub fn attention() -> &'static str {
 }
 
 impl Kernels {
+    /// What is slower here than the format would allow, and why.
+    pub fn slower(&self, machine: Machine) -> Vec<&'static str> {
+        let mut slower = Vec::new();
+        if machine.level() == Level::Portable {
+            slower.push(
+                "this processor has neither AVX2 nor AVX-512: portable kernels run, which are several times slower",
+            );
+        }
+        if self.float8_e5m2.is_some() {
+            slower.push(
+                "layers in float8_e5m2 are widened to F32: there is no kernel that multiplies this format",
+            );
+        }
+        slower
+    }
+
     /// Those that serve `weights`: by what their records and [`Activations`] say.
     pub fn of(weights: &Weights, machine: Machine) -> Self {
         let (mut fp8_layers, mut nvfp4_layers) = ([false; 2], [false; 2]);
+        let mut e5m2 = false;
         for name in weights.names() {
             let Some(layer) = name.strip_suffix(".weight") else {
                 continue;
@@ -73,6 +93,7 @@ impl Kernels {
                 Some(Dtype::F8_E4M3) if two_dimensional => {
                     fp8_layers[usize::from(quantized)] = true;
                 }
+                Some(Dtype::F8_E5M2) if two_dimensional => e5m2 = true,
                 _ => {}
             }
         }
@@ -87,8 +108,44 @@ impl Kernels {
         };
         Self {
             float8_e4m3fn: words(fp8_layers, fp8(machine)),
+            float8_e5m2: e5m2.then(|| weight_only(machine).to_owned()),
             nvfp4: words(nvfp4_layers, nvfp4(machine)),
             attention: attention().to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::checkpoint::markers::{Carrier, Record};
+    use crate::ops::linear::tests::weights;
+
+    #[test]
+    fn what_runs_follows_records_and_the_users_word() {
+        let machine = Machine::at(Level::Portable).unwrap();
+        let plain = weights(&[
+            ("a.weight", Dtype::F8_E4M3, &[2, 2], vec![0; 4]),
+            ("b.weight", Dtype::F8_E5M2, &[2, 2], vec![0; 4]),
+            ("c.weight", Dtype::BF16, &[2, 2], vec![0; 8]),
+        ]);
+        let found = Kernels::of(&plain, machine);
+        assert_eq!(found.float8_e4m3fn.as_deref(), Some(weight_only(machine)));
+        assert_eq!(found.nvfp4, None);
+        assert_eq!(found.slower(machine).len(), 2);
+        let mut records = std::collections::BTreeMap::new();
+        let record = Record {
+            format: "float8_e4m3fn".to_owned(),
+            full_precision_matrix_mult: false,
+            carrier: Carrier::Metadata,
+        };
+        records.insert("a".to_owned(), record);
+        let marked = plain.marked(records);
+        let found = Kernels::of(&marked, machine);
+        assert_eq!(found.float8_e4m3fn.as_deref(), Some(fp8(machine)));
+        let found = Kernels::of(&marked.with_activations(Activations::None), machine);
+        assert_eq!(found.float8_e4m3fn.as_deref(), Some(weight_only(machine)));
     }
 }

@@ -7,7 +7,7 @@ use png::text_metadata::{ITXtChunk, TEXtChunk};
 
 use super::PipelineError;
 use super::request::Settings;
-use crate::checkpoint::{LoraLabel, write_whole};
+use crate::checkpoint::{Activations, LoraLabel, write_whole};
 
 /// A picture as bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +81,8 @@ pub struct Provenance<'a> {
     pub loras: &'a [LoraLabel],
     /// Formats of the transformer's linear layers, as "336 float8_e4m3fn".
     pub policy: &'a str,
+    /// How activations were quantized.
+    pub activations: Activations,
 }
 
 /// The text that the A1111 web UI began and others read: prompt, negative prompt, then `Key: value` pairs.
@@ -92,13 +94,18 @@ pub fn parameters(made: &Provenance<'_>) -> String {
     };
     let shift = s.shift.map_or(String::new(), |a| format!("Shift: {a}, "));
     let loras = loras(made.loras);
+    let activations = match made.activations {
+        Activations::Static => "",
+        Activations::Dynamic => "Activations: dynamic, ",
+        Activations::None => "Activations: none, ",
+    };
     let schedule = match s.sigmas {
         Some(_) => "explicit",
         None => s.schedule.name(),
     };
     format!(
         "{}{negative}\nSteps: {}, Sampler: {}, Schedule type: {schedule}, {shift}CFG scale: {}, Seed: {}, \
-         Size: {}x{}, Model: {}, Model hash: {}, {loras}Policy: {}, Version: qwen-nvfp4 {}",
+         Size: {}x{}, Model: {}, Model hash: {}, {loras}Policy: {}, {activations}Version: qwen-nvfp4 {}",
         made.prompt,
         made.steps,
         s.sampler.name(),

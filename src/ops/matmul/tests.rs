@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use safetensors::Dtype;
 
 use super::{fp8, nvfp4};
+use crate::checkpoint::{Adapter, Lora, LoraLabel};
 use crate::context::Cx;
 use crate::numerics::e4m3::E4M3_TO_F32;
 use crate::numerics::machine::{Level, Machine};
@@ -281,5 +282,68 @@ fn activations_that_are_no_numbers_are_refused_by_name() {
             error.contains("row 1, column 2") || error.contains("row: 1, column: 2"),
             "{error}"
         );
+    }
+}
+
+/// Adapters see the unquantized activations, and add up.
+#[test]
+fn adapters_act_beside_a_quantized_weight() {
+    let (m, n, k, rank) = (5, 40, 64, 3);
+    let x = numbers(m * k, 1);
+    let record = br#"{"format": "nvfp4"}"#.to_vec();
+    let [down, up] = [bytes(rank * k, 7), bytes(n * rank, 8)].map(|c| {
+        c.iter()
+            .map(|c| f32::from(*c) / 256.0 - 0.5)
+            .collect::<Vec<_>>()
+    });
+    let stored = |v: &[f32]| v.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let w = weights(&[
+        ("l.weight", Dtype::U8, &[n, k / 2], bytes(n * k / 2, 9)),
+        ("l.weight_scale", Dtype::F8_E4M3, &[128, 4], vec![0x38; 512]),
+        ("l.weight_scale_2", Dtype::F32, &[], scalar(0.1)),
+        ("l.comfy_quant", Dtype::U8, &[record.len()], record),
+        ("down", Dtype::F32, &[rank, k], stored(&down)),
+        ("up", Dtype::F32, &[n, rank], stored(&up)),
+    ]);
+    let lora = |scale| Lora {
+        label: LoraLabel {
+            name: "l".to_owned(),
+            scale,
+            hash: String::new(),
+        },
+        adapters: [(
+            "l".to_owned(),
+            Adapter {
+                down: w.get("down").unwrap(),
+                up: w.get("up").unwrap(),
+                scale,
+            },
+        )]
+        .into(),
+    };
+    let input = Tensor::from_slice(&x, (m, k), &Device::Cpu).unwrap();
+    let run = |w: &crate::checkpoint::Weights| {
+        let layer = Linear::load(&w.pp("l"), n, k, false).unwrap();
+        let y = layer.forward(&input, &Cx::default()).unwrap();
+        y.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let plain = run(&w);
+    let adapted = run(&w.adapted_by(&lora(0.5)).adapted_by(&lora(-2.0)));
+    for row in 0..m {
+        for column in 0..n {
+            let term: f64 = (0..rank)
+                .map(|r| {
+                    let hidden =
+                        (0..k).map(|i| f64::from(x[row * k + i]) * f64::from(down[r * k + i]));
+                    hidden.sum::<f64>() * f64::from(up[column * rank + r])
+                })
+                .sum();
+            let expected = f64::from(plain[row * n + column]) + (0.5 - 2.0) * term;
+            let got = f64::from(adapted[row * n + column]);
+            assert!(
+                (got - expected).abs() <= 1e-4 * (1.0 + expected.abs()),
+                "{got} {expected}"
+            );
+        }
     }
 }
