@@ -1,8 +1,8 @@
 //! Linear layers with quantized activations against comfy-kitchen's quantizer and products in F64, on every kind of
 //! machine that this one can be.
 //!
-//! The expected numbers are those of `fixtures/quantized_linear/make_quantized_linear.py`. A single code that differed
-//! would move an output by a thousand times the limit; codes and scales are compared by themselves as well.
+//! The expected numbers are those of `fixtures/quantized_linear/make_quantized_linear.py`. Codes and scales of the
+//! activations are compared by themselves as well, bit for bit.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::Path;
@@ -124,15 +124,19 @@ impl<'a> Case<'a> {
         same_bytes(self.name, "codes", &codes, self.bytes("input.codes"));
     }
 
-    /// The largest difference of an output, over the sum of its products' magnitudes.
-    fn worst(&self, layer: &Linear, machine: Machine) -> f64 {
-        let x = Tensor::from_vec(self.floats("x"), (self.m, self.k), &Device::Cpu).unwrap();
+    /// What the layer makes of `x` on `machine`.
+    fn run(&self, layer: &Linear, x: Vec<f32>, machine: Machine) -> candle_core::Result<Vec<f32>> {
+        let x = Tensor::from_vec(x, (self.m, self.k), &Device::Cpu)?;
         let cx = Cx {
             machine,
             ..Cx::default()
         };
-        let y = layer.forward(&x, &cx).unwrap().flatten_all().unwrap();
-        let y = y.to_vec1::<f32>().unwrap();
+        layer.forward(&x, &cx)?.flatten_all()?.to_vec1()
+    }
+
+    /// The largest difference of an output, over the sum of its products' magnitudes.
+    fn worst(&self, layer: &Linear, machine: Machine) -> f64 {
+        let y = self.run(layer, self.floats("x"), machine).unwrap();
         let (expected, size) = (self.doubles("y"), self.doubles("size"));
         assert_eq!((y.len(), size.len()), (expected.len(), expected.len()));
         let mut worst = 0.0f64;
@@ -169,7 +173,7 @@ fn products_equal_those_of_comfy_kitchens_codes() {
     let file = SafeTensors::deserialize(FIXTURE).unwrap();
     let names: Vec<String> = file.names().into_iter().map(str::to_owned).collect();
     let cases = Case::all(&file, &names);
-    assert_eq!(cases.len(), 14);
+    assert_eq!(cases.len(), 16);
     let machines: Vec<Machine> = Level::ALL.into_iter().filter_map(Machine::at).collect();
     for case in cases {
         let layer = case.layer();
@@ -184,6 +188,43 @@ fn products_equal_those_of_comfy_kitchens_codes() {
         let worst: Vec<String> = worst.map(|(m, w)| format!("{m} {w:.1e}")).collect();
         let (name, m, n, k) = (case.name, case.m, case.n, case.k);
         println!("{name:22} [{m}, {n}, {k}]: {}", worst.join(", "));
+    }
+}
+
+/// An amax of 0 is no scale: comfy-kitchen divides by it and gets NaN, here nothing times anything is nothing.
+#[test]
+fn nothing_in_gives_nothing_out() {
+    let file = SafeTensors::deserialize(FIXTURE).unwrap();
+    let names: Vec<String> = file.names().into_iter().map(str::to_owned).collect();
+    for case in Case::all(&file, &names) {
+        let layer = case.layer();
+        for machine in Level::ALL.into_iter().filter_map(Machine::at) {
+            for zero in [0.0, -0.0] {
+                let x = vec![zero; case.m * case.k];
+                let y = case.run(&layer, x, machine).unwrap();
+                assert!(y.iter().all(|y| *y == 0.0), "{}: {y:?}", case.name);
+            }
+        }
+    }
+}
+
+/// Clamping, which makes the largest code of a finite number, must not make one of an infinity.
+#[test]
+fn no_clamp_hides_an_infinity() {
+    let file = SafeTensors::deserialize(FIXTURE).unwrap();
+    let names: Vec<String> = file.names().into_iter().map(str::to_owned).collect();
+    for case in Case::all(&file, &names) {
+        let layer = case.layer();
+        for machine in Level::ALL.into_iter().filter_map(Machine::at) {
+            for bad in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+                let (row, column) = (case.m - 1, case.k - 2);
+                let mut x = case.floats("x");
+                x[row * case.k + column] = bad;
+                let error = case.run(&layer, x, machine).unwrap_err().to_string();
+                let place = format!("row: {row}, column: {column}");
+                assert!(error.contains(&place), "{}: {error}", case.name);
+            }
+        }
     }
 }
 
