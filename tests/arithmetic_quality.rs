@@ -111,7 +111,7 @@ impl Table {
                     continue;
                 }
                 // The last noise level is 0.02: all that quantization adds to latents is taken for noise, errors are half of
-                // the velocity, and no order is left in them.
+                // the velocity, and no order is left in them. The step is as short, so that pictures hardly show it.
                 println!(
                     "step {}: {} {a:.4}, {} {b:.4}",
                     step + 1,
