@@ -15,6 +15,7 @@ pub(crate) mod weight;
 
 use candle_core::{CpuStorage, Layout};
 pub use linear::Linear;
+pub use weight::Input;
 
 /// The floats of a contiguous F32 operand.
 pub(crate) fn operand<'a>(
