@@ -6,20 +6,21 @@
 //! modulation 18, gated residual 8.7, RMS norm and rope 29, 3x3 convolution 5.1.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::hint::black_box;
 use std::time::Duration;
 
 use candle_core::{D, Device, Tensor};
+use common::{bytes, numbers, weights};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, criterion_group, criterion_main};
-use qwen_nvfp4::checkpoint::{Component, SafetensorsFile, Weights};
 use qwen_nvfp4::ops::activation::gated_residual;
 use qwen_nvfp4::ops::attention::{Attention, Keys};
 use qwen_nvfp4::ops::conv::{Conv2d, Geometry, Map};
 use qwen_nvfp4::ops::norm::layer_norm_modulate;
 use qwen_nvfp4::ops::rope::{RopeTable, rms_norm_rope};
 use safetensors::Dtype;
-use safetensors::tensor::TensorView as Plain;
 
 /// Tokens of a 512x512 picture and a short prompt, and the published width.
 const S: usize = 1044;
@@ -27,33 +28,8 @@ const HEADS: usize = 24;
 const HEAD: usize = 128;
 const WIDTH: usize = HEADS * HEAD;
 
-type Named<'a> = (&'a str, Dtype, Vec<usize>, Vec<u8>);
-
-/// Numbers between -1 and 1 without a pattern.
-fn numbers(n: usize) -> Vec<f32> {
-    let mixed = (0..n as u32).map(|i| i.wrapping_mul(2_654_435_761) >> 8);
-    mixed.map(|v| v as f32 / (1 << 23) as f32 - 1.0).collect()
-}
-
 fn tensor(shape: &[usize]) -> Tensor {
     Tensor::from_vec(numbers(shape.iter().product()), shape, &Device::Cpu).unwrap()
-}
-
-fn bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
-}
-
-/// A component in memory.
-fn weights(tensors: &[Named<'_>]) -> Weights {
-    let plain = tensors.iter().map(|(name, dtype, shape, data)| {
-        (*name, Plain::new(*dtype, shape.clone(), data).unwrap())
-    });
-    // Leaked: a benchmark ends with the process.
-    let file: &'static [u8] = safetensors::serialize(plain, None).unwrap().leak();
-    let file = SafetensorsFile::from_static("memory", file).unwrap();
-    let views = file.names().map(|n| (n.to_owned(), file.view(n).unwrap()));
-    let path = std::path::Path::new("memory");
-    Weights::new(Component::Transformer, path, &Device::Cpu, views.collect())
 }
 
 fn group<'a>(c: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {

@@ -25,42 +25,23 @@
 //! * 16-bit integers in the portable NVFP4 kernel: a third of the speed of F32, since the compiler does not keep them in vectors.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::hint::black_box;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
+use common::{Named, bytes, numbers, weights};
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
-use qwen_nvfp4::checkpoint::{Activations, Component, SafetensorsFile, Weights};
+use qwen_nvfp4::checkpoint::Activations;
 use qwen_nvfp4::context::Cx;
 use qwen_nvfp4::numerics::machine::{Level, Machine};
 use qwen_nvfp4::ops::Linear;
 use safetensors::Dtype;
-use safetensors::tensor::TensorView as Plain;
-
-type Named<'a> = (&'a str, Dtype, Vec<usize>, Vec<u8>);
-
-/// Numbers between -1 and 1 without a pattern.
-fn numbers(n: usize) -> Vec<f32> {
-    let mixed = (0..n as u32).map(|i| i.wrapping_mul(2_654_435_761) >> 8);
-    mixed.map(|v| v as f32 / (1 << 23) as f32 - 1.0).collect()
-}
-
-fn bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
-}
 
 /// A layer in memory.
 fn layer(tensors: &[Named<'_>], (n, k): (usize, usize), activations: Activations) -> Linear {
-    let plain = tensors.iter().map(|(name, dtype, shape, data)| {
-        (*name, Plain::new(*dtype, shape.clone(), data).unwrap())
-    });
-    // Leaked: a benchmark ends with the process.
-    let file: &'static [u8] = safetensors::serialize(plain, None).unwrap().leak();
-    let file = SafetensorsFile::from_static("memory", file).unwrap();
-    let views = file.names().map(|n| (n.to_owned(), file.view(n).unwrap()));
-    let path = std::path::Path::new("memory");
-    let weights = Weights::new(Component::Transformer, path, &Device::Cpu, views.collect());
-    let weights = weights.with_activations(activations);
+    let weights = weights(tensors).with_activations(activations);
     Linear::load(&weights.pp("l"), n, k, false).unwrap()
 }
 

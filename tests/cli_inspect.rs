@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 
-use common::cli::{done, run, stderr, stdout, tiny};
+use common::cli::{done, run, stderr, stdout, tiny, v3};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -92,18 +92,7 @@ fn doctor_finds_every_kernel_sound() {
 #[test]
 fn activations_are_quantized_as_the_user_says_and_reports_tell() {
     let dir = TempDir::new().unwrap();
-    done(
-        &dir,
-        &[
-            "convert",
-            "tiny",
-            "--policy",
-            "v3",
-            "--assume-unscaled",
-            "-o",
-            "v3.safetensors",
-        ],
-    );
+    v3(&dir);
     let mut pictures = Vec::new();
     for how in ["static", "dynamic", "none"] {
         let output = done(

@@ -4,9 +4,9 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::cli::{PROMPT, done, files, run, stderr, tiny};
+use common::cli::{PROMPT, files, run, stderr, tiny, v3};
 use safetensors::{Dtype, SafeTensors};
 use tempfile::TempDir;
 
@@ -38,21 +38,6 @@ fn make_infinite(dir: &TempDir, file: &Path, tensor: &str) {
         assert_eq!(dtype, Dtype::BF16);
         data[2..4].copy_from_slice(&0x7f80u16.to_le_bytes());
     });
-}
-
-/// The tiny model by policy v3: FP8 and NVFP4 activations.
-fn v3(dir: &TempDir) -> PathBuf {
-    let line = [
-        "convert",
-        "tiny",
-        "--policy",
-        "v3",
-        "--assume-unscaled",
-        "-o",
-        "v3.safetensors",
-    ];
-    done(dir, &line);
-    dir.path().join("v3.safetensors")
 }
 
 /// `damaged.safetensors` does not draw, says all of `parts`, and leaves nothing behind.

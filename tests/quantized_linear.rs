@@ -5,10 +5,8 @@
 //! activations are compared by themselves as well, bit for bit.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::Path;
-
 use candle_core::{Device, Tensor};
-use qwen_nvfp4::checkpoint::{Activations, Component, SafetensorsFile, Weights};
+use qwen_nvfp4::checkpoint::{Activations, Stored, Weights};
 use qwen_nvfp4::context::Cx;
 use qwen_nvfp4::numerics::machine::{Level, Machine};
 use qwen_nvfp4::numerics::nvfp4::{self, BLOCK, BlockRule};
@@ -80,17 +78,24 @@ impl<'a> Case<'a> {
             false => "float8_e4m3fn",
         };
         let record = format!(r#"{{"format": "{format}"}}"#).into_bytes();
-        let record = TensorView::new(Dtype::U8, vec![record.len()], &record).unwrap();
-        let parts = ["weight", "weight_scale", "weight_scale_2", "input_scale"];
-        let parts = parts
+        let record_shape = [record.len()];
+        let parts: Vec<_> = ["weight", "weight_scale", "weight_scale_2", "input_scale"]
+            .into_iter()
+            .filter_map(|part| Some((format!("l.{part}"), self.part(part)?)))
+            .collect();
+        let mut tensors: Vec<Stored<'_>> = parts
             .iter()
-            .filter_map(|part| Some((format!("l.{part}"), self.part(part)?)));
-        let parts = parts.chain([("l.comfy_quant".to_owned(), record)]);
-        let file: &'static [u8] = safetensors::serialize(parts, None).unwrap().leak();
-        let file = SafetensorsFile::from_static("memory", file).unwrap();
-        let views = file.names().map(|n| (n.to_owned(), file.view(n).unwrap()));
-        let path = Path::new("memory");
-        let weights = Weights::new(Component::Transformer, path, &Device::Cpu, views.collect());
+            .map(|(name, view)| {
+                (
+                    name.as_str(),
+                    view.dtype(),
+                    view.shape(),
+                    view.data().to_vec(),
+                )
+            })
+            .collect();
+        tensors.push(("l.comfy_quant", Dtype::U8, &record_shape, record));
+        let weights = Weights::in_memory(&tensors).unwrap();
         let weights = weights.with_activations(match self.name.contains("dynamic") {
             true => Activations::Dynamic,
             false => Activations::Static,

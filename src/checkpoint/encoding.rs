@@ -5,7 +5,9 @@
 
 use safetensors::Dtype;
 
-use super::markers::{self, Carrier, INPUT_SCALE, RECORD, WEIGHT_SCALE, WEIGHT_SCALE_2, record_of};
+use super::markers::{
+    self, Carrier, INPUT_SCALE, RECORD, Record, WEIGHT_SCALE, WEIGHT_SCALE_2, record_of,
+};
 use super::{CheckpointError, TensorView, Weights};
 use crate::numerics::nvfp4::BLOCK;
 use crate::numerics::swizzle;
@@ -69,9 +71,7 @@ impl Encoding {
             None => layer.record().cloned(),
         };
         let format = record.as_ref().map(|r| r.format.as_str());
-        let quantizes_input = record
-            .as_ref()
-            .is_some_and(|r| !r.full_precision_matrix_mult);
+        let quantizes_input = record.as_ref().is_some_and(Record::quantizes_input);
         let input_scale = scale(&INPUT_SCALE)?;
         match (weight.dtype(), format) {
             (Dtype::U8, Some("nvfp4")) => {

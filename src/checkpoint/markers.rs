@@ -60,6 +60,13 @@ pub struct Record {
     pub carrier: Carrier,
 }
 
+impl Record {
+    /// Whether it lets the layer's activations be quantized.
+    pub fn quantizes_input(&self) -> bool {
+        !self.full_precision_matrix_mult
+    }
+}
+
 /// What can be wrong with markers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProblemKind {

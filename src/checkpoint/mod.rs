@@ -36,7 +36,7 @@ pub use names::Names;
 pub use open::Checkpoint;
 pub use reader::Reader;
 pub use source::{Configs, ModelSource, TokenizerSource};
-pub use weights::Weights;
+pub use weights::{Stored, Weights};
 pub(crate) use whole::without_path;
 pub use whole::write_whole;
 pub use write_error::WriteError;

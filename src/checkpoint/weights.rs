@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
-use safetensors::Dtype;
+use safetensors::tensor::TensorView as Plain;
+use safetensors::{Dtype, SafeTensorError};
 
 use super::markers::Record;
-use super::{Activations, Adapter, CheckpointError, Component, Lora, TensorView};
+use super::{Activations, Adapter, CheckpointError, Component, Lora, SafetensorsFile, TensorView};
+
+/// A tensor's name, stored type, shape and little-endian bytes.
+pub type Stored<'a> = (&'a str, Dtype, &'a [usize], Vec<u8>);
 
 struct Store {
     component: Component,
@@ -59,6 +63,27 @@ impl Weights {
         }
     }
 
+    /// A transformer's weights from (name, type, shape, little-endian bytes), for checks, benches and tests.
+    ///
+    /// # Errors
+    /// Bytes that do not have the size that type and shape ask for.
+    pub fn in_memory(tensors: &[Stored<'_>]) -> Result<Self, CheckpointError> {
+        const NAME: &str = "weights in memory";
+        let refuse = |e: SafeTensorError| CheckpointError::Container {
+            path: NAME.into(),
+            reason: e.to_string(),
+        };
+        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+            Ok((*name, Plain::new(*dtype, shape.to_vec(), bytes)?))
+        });
+        let views: Result<Vec<_>, SafeTensorError> = views.collect();
+        let bytes = views.and_then(|views| safetensors::serialize(views, None));
+        let file = SafetensorsFile::from_bytes(NAME, bytes.map_err(refuse)?)?;
+        let views = file.views().into_iter().map(|v| (v.name().to_owned(), v));
+        let (component, device) = (Component::Transformer, &Device::Cpu);
+        Ok(Self::new(component, NAME.as_ref(), device, views.collect()))
+    }
+
     /// The same tensors under `prefix.part`.
     pub fn pp(&self, part: impl Display) -> Self {
         Self {
@@ -104,6 +129,13 @@ impl Weights {
     /// How the layers' activations are quantized.
     pub fn activations(&self) -> Activations {
         self.activations
+    }
+
+    /// Whether the activations of the layer whose prefix this is are quantized, where its record `allows` it.
+    /// ComfyUI's rules: never those of text encoders.
+    pub fn quantizes_input(&self, allows: bool) -> bool {
+        let component = self.component();
+        allows && self.activations != Activations::None && component != Component::TextEncoder
     }
 
     /// The same tensors with adapters beside them, added to those that are there.

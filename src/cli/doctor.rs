@@ -38,8 +38,10 @@ struct Kernels {
 struct Checked {
     operation: &'static str,
     kernel: &'static str,
-    /// None where the kernel gave no numbers.
+    /// None where the kernel gave no number; `reason` says why.
     difference: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
     allowed: f64,
     sound: bool,
 }
@@ -85,7 +87,13 @@ fn checked(check: &Check) -> Checked {
     Checked {
         operation: check.operation,
         kernel: check.kernel,
-        difference: Some(check.difference).filter(|d| d.is_finite()),
+        difference: check
+            .difference
+            .as_ref()
+            .ok()
+            .copied()
+            .filter(|d| d.is_finite()),
+        reason: check.difference.as_ref().err().cloned(),
         allowed: check.allowed,
         sound: check.is_sound(),
     }
@@ -114,7 +122,10 @@ fn text(report: &Report) -> String {
         let how = match (check.difference, check.allowed) {
             (Some(0.0), _) => "the same bits".to_owned(),
             (Some(d), allowed) => format!("off by {d:.1e}, {allowed:.0e} is allowed"),
-            (None, _) => "no numbers came out".to_owned(),
+            (None, _) => match &check.reason {
+                Some(reason) => format!("it failed: {reason}"),
+                None => "its numbers are not finite".to_owned(),
+            },
         };
         text += &format!("  {word} {:28} {how}\n", check.operation);
     }

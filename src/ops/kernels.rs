@@ -3,7 +3,8 @@
 use safetensors::Dtype;
 use serde::Serialize;
 
-use crate::checkpoint::{Activations, Component, Weights};
+use crate::checkpoint::Weights;
+use crate::checkpoint::markers::Record;
 use crate::numerics::machine::{Level, Machine};
 
 /// The kernels by format, as reports name them.
@@ -56,6 +57,14 @@ pub fn attention() -> &'static str {
     }
 }
 
+/// What computes the convolutions of the VAE.
+pub fn convolution() -> &'static str {
+    match Machine::detect().level() >= Level::Avx2 {
+        true => "cpu avx2: Winograd where it pays, f32",
+        false => "cpu portable: Winograd where it pays, f32",
+    }
+}
+
 impl Kernels {
     /// What is slower here than the format would allow, and why.
     pub fn slower(&self, machine: Machine) -> Vec<&'static str> {
@@ -82,11 +91,8 @@ impl Kernels {
                 continue;
             };
             let of_layer = weights.pp(layer);
-            let quantized = of_layer.record().is_some_and(|record| {
-                !record.full_precision_matrix_mult
-                    && weights.activations() != Activations::None
-                    && weights.component() != Component::TextEncoder
-            });
+            let record = of_layer.record();
+            let quantized = of_layer.quantizes_input(record.is_some_and(Record::quantizes_input));
             let two_dimensional = weights.shape(name).is_some_and(|s| s.len() == 2);
             match weights.dtype(name) {
                 _ if weights.is_packed(name) => nvfp4_layers[usize::from(quantized)] = true,
@@ -120,17 +126,18 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::checkpoint::markers::{Carrier, Record};
-    use crate::ops::linear::tests::weights;
+    use crate::checkpoint::Activations;
+    use crate::checkpoint::markers::Carrier;
 
     #[test]
     fn what_runs_follows_records_and_the_users_word() {
         let machine = Machine::at(Level::Portable).unwrap();
-        let plain = weights(&[
+        let plain = Weights::in_memory(&[
             ("a.weight", Dtype::F8_E4M3, &[2, 2], vec![0; 4]),
             ("b.weight", Dtype::F8_E5M2, &[2, 2], vec![0; 4]),
             ("c.weight", Dtype::BF16, &[2, 2], vec![0; 8]),
-        ]);
+        ])
+        .unwrap();
         let found = Kernels::of(&plain, machine);
         assert_eq!(found.float8_e4m3fn.as_deref(), Some(weight_only(machine)));
         assert_eq!(found.nvfp4, None);

@@ -27,3 +27,26 @@ pub(crate) fn operand<'a>(
     };
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
+
+/// An output whose disjoint parts are written by several threads.
+#[derive(Clone, Copy)]
+pub(crate) struct OutPtr(*mut f32);
+// SAFETY: what `row` asks of its callers keeps threads apart.
+unsafe impl Send for OutPtr {}
+// SAFETY: as above.
+unsafe impl Sync for OutPtr {}
+
+impl OutPtr {
+    pub(crate) fn new(out: &mut [f32]) -> Self {
+        Self(out.as_mut_ptr())
+    }
+
+    /// `len` floats from `offset` on.
+    ///
+    /// # Safety
+    /// They lie in the output, which still lives, and nobody else touches them meanwhile.
+    pub(crate) unsafe fn row<'a>(self, offset: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(offset), len) }
+    }
+}

@@ -8,9 +8,7 @@ use safetensors::Dtype;
 
 use super::matmul::driver::{Extent, Finish};
 use super::matmul::float;
-use crate::checkpoint::{
-    Activations, Adapter, CheckpointError, Component, Encoding, TensorView, Weights,
-};
+use crate::checkpoint::{Activations, Adapter, CheckpointError, Encoding, TensorView, Weights};
 use crate::numerics::machine::Machine;
 use crate::numerics::nvfp4::{self, BLOCK};
 use crate::numerics::swizzle;
@@ -61,6 +59,15 @@ impl Weight {
         let view = layer.get("weight").ok_or_else(|| layer.missing("weight"))?;
         // The encoding first: a packed format has another shape, and deserves the better message.
         let encoding = Encoding::of(layer, &view)?;
+        if matches!(encoding, Encoding::Nvfp4 { .. }) && !input.is_multiple_of(BLOCK) {
+            return Err(CheckpointError::Quantization {
+                path: view.file().path().to_owned(),
+                layer: layer.full(""),
+                reason: format!(
+                    "it is NVFP4 but its rows of {input} are not whole blocks of {BLOCK}; keep this layer in FP8 and convert again"
+                ),
+            });
+        }
         let stored = match encoding {
             Encoding::Nvfp4 { .. } => [out, input / 2],
             _ => [out, input],
@@ -163,27 +170,24 @@ impl Weight {
 /// Block scales that are put in order at a time.
 const SCALES_AT_ONCE: usize = 16;
 
-/// How the layer's activations are quantized. ComfyUI's rules: text encoders and layers without a record compute in full
-/// precision; E5M2 has no product of its own.
+/// How the layer's activations are quantized: not at all without a record, as in ComfyUI; E5M2 has no product of its own.
 fn precision(layer: &Weights, encoding: &Encoding, weight: &TensorView) -> Input {
-    let mode = layer.activations();
-    if mode == Activations::None || layer.component() == Component::TextEncoder {
-        return Input::F32;
-    }
-    let is_static = mode == Activations::Static;
+    let is_static = layer.activations() == Activations::Static;
     match encoding {
         Encoding::Fp8 {
             input_scale,
-            quantizes_input: true,
+            quantizes_input,
             ..
-        } if weight.dtype() == Dtype::F8_E4M3 => {
+        } if layer.quantizes_input(*quantizes_input) && weight.dtype() == Dtype::F8_E4M3 => {
             Input::Fp8(is_static.then_some(input_scale.unwrap_or(1.0)))
         }
         Encoding::Nvfp4 {
             input_scale,
-            quantizes_input: true,
+            quantizes_input,
             ..
-        } => Input::Nvfp4(input_scale.filter(|_| is_static)),
+        } if layer.quantizes_input(*quantizes_input) => {
+            Input::Nvfp4(input_scale.filter(|_| is_static))
+        }
         _ => Input::F32,
     }
 }
@@ -250,9 +254,8 @@ mod tests {
     use safetensors::Dtype;
 
     use super::super::Linear;
-    use crate::checkpoint::Activations;
+    use crate::checkpoint::{Activations, Weights};
     use crate::context::Cx;
-    use crate::ops::linear::tests::weights;
 
     /// The row of 32 numbers of comfy-kitchen's eager backend that the format's worked example gives: codes
     /// `1a 2b ..`, block scales 0x7E and 0x62, `weight_scale_2` = 1.6 / 2688.
@@ -266,7 +269,7 @@ mod tests {
         (scales[0], scales[1]) = (0x7e, 0x62);
         let record = br#"{"format": "nvfp4"}"#.to_vec();
         let layer = |record: Vec<u8>, scales: Vec<u8>| {
-            weights(&[
+            Weights::in_memory(&[
                 ("l.weight", Dtype::U8, &[1, 16], codes.to_vec()),
                 ("l.weight_scale", Dtype::F8_E4M3, &[128, 4], scales),
                 (
@@ -277,6 +280,7 @@ mod tests {
                 ),
                 ("l.comfy_quant", Dtype::U8, &[record.len()], record),
             ])
+            .unwrap()
         };
         let w = layer(record.clone(), scales.clone());
         let widened = w.with_activations(Activations::None);
@@ -300,5 +304,28 @@ mod tests {
         let nan = layer(record, scales);
         let error = Linear::load(&nan.pp("l"), 1, 32, false).err().unwrap();
         assert!(error.to_string().contains("NaN"), "{error}");
+    }
+
+    /// Rows that end within a block have no scale for their end.
+    #[test]
+    fn nvfp4_rows_are_whole_blocks() {
+        let record = br#"{"format": "nvfp4"}"#.to_vec();
+        for input in [24, 25, 33] {
+            let w = Weights::in_memory(&[
+                ("l.weight", Dtype::U8, &[1, input / 2], vec![0; input / 2]),
+                ("l.weight_scale", Dtype::F8_E4M3, &[128, 4], vec![0x38; 512]),
+                (
+                    "l.weight_scale_2",
+                    Dtype::F32,
+                    &[],
+                    1f32.to_le_bytes().to_vec(),
+                ),
+                ("l.comfy_quant", Dtype::U8, &[record.len()], record.clone()),
+            ]);
+            let error = Linear::load(&w.unwrap().pp("l"), 1, input, false)
+                .err()
+                .unwrap();
+            assert!(error.to_string().contains("whole blocks of 16"), "{error}");
+        }
     }
 }

@@ -51,3 +51,18 @@ pub fn files(dir: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+/// The tiny model by policy v3, FP8 and NVFP4 activations, as `v3.safetensors` in `dir`.
+pub fn v3(dir: &TempDir) -> PathBuf {
+    let line = [
+        "convert",
+        "tiny",
+        "--policy",
+        "v3",
+        "--assume-unscaled",
+        "-o",
+        "v3.safetensors",
+    ];
+    done(dir, &line);
+    dir.path().join("v3.safetensors")
+}

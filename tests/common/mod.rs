@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod cli;
+pub mod convert;
 pub mod disk;
 pub mod full_size;
 pub mod layouts;

@@ -14,7 +14,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use self::tile::{Packed, QUERIES, Scratch};
-use super::operand;
+use super::{OutPtr, operand};
 
 /// Which keys a query sees.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,21 +65,6 @@ impl Attention {
     }
 }
 
-/// The output; tiles write disjoint parts of it.
-#[derive(Clone, Copy)]
-struct OutPtr(*mut f32);
-// SAFETY: every tile writes rows and head columns of its own.
-unsafe impl Send for OutPtr {}
-// SAFETY: as above.
-unsafe impl Sync for OutPtr {}
-
-impl OutPtr {
-    fn at(self, offset: usize) -> *mut f32 {
-        // SAFETY: callers stay inside of the output they allocated.
-        unsafe { self.0.add(offset) }
-    }
-}
-
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -125,7 +110,7 @@ impl CustomOp3 for Attention {
             })
             .collect();
         let mut out = vec![0.0f32; b * sq * qw];
-        let target = OutPtr(out.as_mut_ptr());
+        let target = OutPtr::new(&mut out);
         let tiles = sq.div_ceil(QUERIES);
         (0..b * self.heads * tiles).into_par_iter().for_each_init(
             || Scratch::new(dim),
@@ -142,10 +127,8 @@ impl CustomOp3 for Attention {
                 }
                 for (i, result) in scratch.results().enumerate() {
                     // SAFETY: this tile alone writes head h of its rows; the range lies in the output.
-                    unsafe {
-                        let to = target.at(from + i * qw);
-                        std::ptr::copy_nonoverlapping(result.as_ptr(), to, dim);
-                    }
+                    let to = unsafe { target.row(from + i * qw, dim) };
+                    to.copy_from_slice(result);
                 }
             },
         );

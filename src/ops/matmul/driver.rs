@@ -12,7 +12,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::checkpoint::CheckpointError;
-use crate::ops::activation;
+use crate::ops::{OutPtr, activation};
 
 /// Columns of K whose products are summed on their own before the sums are summed. It is part of the definition of a
 /// product: without it a sum of 12288 equal numbers would be off by 2e-6.
@@ -54,6 +54,19 @@ pub(crate) trait Kernel: Sync {
     fn multiply(&self, rows: usize, left: &[Self::Left], right: &[Self::Right], sums: &mut [f32]);
 }
 
+/// Calls the tile function of exactly `$rows` rows, so that its sums are registers.
+#[cfg(target_arch = "x86_64")]
+macro_rules! by_rows {
+    ($rows:expr, $tile:ident($left:expr, $right:expr, $sums:expr), $($n:literal)*) => {
+        match $rows {
+            $($n => $tile::<$n>($left, $right, $sums),)*
+            _ => {}
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use by_rows;
+
 /// What becomes of a sum.
 #[derive(Clone, Copy)]
 pub(crate) struct Finish<'a> {
@@ -73,25 +86,6 @@ pub(crate) struct Extent {
     pub(crate) m: usize,
     pub(crate) n: usize,
     pub(crate) k: usize,
-}
-
-/// The output; tasks write disjoint columns of it.
-#[derive(Clone, Copy)]
-struct OutPtr(*mut f32);
-// SAFETY: every task writes columns of its own.
-unsafe impl Send for OutPtr {}
-// SAFETY: as above.
-unsafe impl Sync for OutPtr {}
-
-impl OutPtr {
-    /// `len` floats from `offset` on.
-    ///
-    /// # Safety
-    /// They lie in the output and nobody else touches them meanwhile.
-    unsafe fn row<'a>(self, offset: usize, len: usize) -> &'a mut [f32] {
-        // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(offset), len) }
-    }
 }
 
 /// Tiles per task and columns of K per panel.
@@ -142,7 +136,7 @@ pub(crate) fn matmul<K: Kernel>(
     assert!(left.len() >= m.div_ceil(K::ROWS) * steps, "left is [m, k]");
     let blocking = Blocking::of::<K>(extent, finish.adds);
     let width = blocking.tiles * K::COLUMNS;
-    let out = OutPtr(out.as_mut_ptr());
+    let out = OutPtr::new(out);
     (0..n.div_ceil(width))
         .into_par_iter()
         .try_for_each_init(Vec::new, |panel, task| {

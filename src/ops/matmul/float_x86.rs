@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::driver::{CHUNK, Kernel};
+use super::driver::{CHUNK, Kernel, by_rows};
 use super::float::Widened;
 use super::transpose::{turn8, turn16};
 use crate::checkpoint::CheckpointError;
@@ -66,24 +66,8 @@ impl Kernel for Avx512<'_> {
 
     fn multiply(&self, rows: usize, left: &[[f32; 12]], right: &[Line32], sums: &mut [f32]) {
         assert!(left.len() == right.len() && sums.len() == 12 * 32 && rows <= 12);
-        // SAFETY: `new` found the features; the sizes were just checked.
-        unsafe {
-            match rows {
-                12 => tile512::<12>(left, right, sums),
-                11 => tile512::<11>(left, right, sums),
-                10 => tile512::<10>(left, right, sums),
-                9 => tile512::<9>(left, right, sums),
-                8 => tile512::<8>(left, right, sums),
-                7 => tile512::<7>(left, right, sums),
-                6 => tile512::<6>(left, right, sums),
-                5 => tile512::<5>(left, right, sums),
-                4 => tile512::<4>(left, right, sums),
-                3 => tile512::<3>(left, right, sums),
-                2 => tile512::<2>(left, right, sums),
-                1 => tile512::<1>(left, right, sums),
-                _ => {}
-            }
-        }
+        // SAFETY: `new` found the features.
+        unsafe { by_rows!(rows, tile512(left, right, sums), 12 11 10 9 8 7 6 5 4 3 2 1) }
     }
 }
 
@@ -110,10 +94,9 @@ fn turn_lines16(lines: &[&[f32]; 16], half: usize, panel: &mut [Line32]) {
     }
 }
 
-/// # Safety
-/// `left` and `right` have the same length; `sums` is 12 x 32; R <= 12.
+/// R rows by 32 columns; `left` and `right` are the same steps, `sums` is 12 x 32.
 #[target_feature(enable = "avx512f")]
-unsafe fn tile512<const R: usize>(left: &[[f32; 12]], right: &[Line32], sums: &mut [f32]) {
+fn tile512<const R: usize>(left: &[[f32; 12]], right: &[Line32], sums: &mut [f32]) {
     for (left, right) in left.chunks(CHUNK).zip(right.chunks(CHUNK)) {
         let mut chunk = [[_mm512_setzero_ps(); 2]; R];
         for (a, b) in left.iter().zip(right) {
@@ -200,18 +183,8 @@ impl Kernel for Avx2<'_> {
 
     fn multiply(&self, rows: usize, left: &[[f32; 6]], right: &[Line16], sums: &mut [f32]) {
         assert!(left.len() == right.len() && sums.len() == 6 * 16 && rows <= 6);
-        // SAFETY: `new` found the features; the sizes were just checked.
-        unsafe {
-            match rows {
-                6 => tile256::<6>(left, right, sums),
-                5 => tile256::<5>(left, right, sums),
-                4 => tile256::<4>(left, right, sums),
-                3 => tile256::<3>(left, right, sums),
-                2 => tile256::<2>(left, right, sums),
-                1 => tile256::<1>(left, right, sums),
-                _ => {}
-            }
-        }
+        // SAFETY: `new` found the features.
+        unsafe { by_rows!(rows, tile256(left, right, sums), 6 5 4 3 2 1) }
     }
 }
 
@@ -240,10 +213,9 @@ fn turn_lines8(lines: &[&[f32]; 16], panel: &mut [Line16]) {
     }
 }
 
-/// # Safety
-/// `left` and `right` have the same length; `sums` is 6 x 16; R <= 6.
+/// R rows by 16 columns; `left` and `right` are the same steps, `sums` is 6 x 16.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile256<const R: usize>(left: &[[f32; 6]], right: &[Line16], sums: &mut [f32]) {
+fn tile256<const R: usize>(left: &[[f32; 6]], right: &[Line16], sums: &mut [f32]) {
     for (left, right) in left.chunks(CHUNK).zip(right.chunks(CHUNK)) {
         let mut chunk = [[_mm256_setzero_ps(); 2]; R];
         for (a, b) in left.iter().zip(right) {

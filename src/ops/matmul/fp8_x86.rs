@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::driver::{CHUNK, Kernel};
+use super::driver::{CHUNK, Kernel, by_rows};
 use super::float_x86::{Line32, add512};
 use super::fp8::bf16_bits;
 use super::transpose::turn16;
@@ -62,24 +62,8 @@ impl Kernel for Bf16<'_> {
 
     fn multiply(&self, rows: usize, left: &[[u32; 12]], right: &[Pairs], sums: &mut [f32]) {
         assert!(left.len() == right.len() && sums.len() == 12 * 32 && rows <= 12);
-        // SAFETY: `new` found the features; the sizes were just checked.
-        unsafe {
-            match rows {
-                12 => tile::<12>(left, right, sums),
-                11 => tile::<11>(left, right, sums),
-                10 => tile::<10>(left, right, sums),
-                9 => tile::<9>(left, right, sums),
-                8 => tile::<8>(left, right, sums),
-                7 => tile::<7>(left, right, sums),
-                6 => tile::<6>(left, right, sums),
-                5 => tile::<5>(left, right, sums),
-                4 => tile::<4>(left, right, sums),
-                3 => tile::<3>(left, right, sums),
-                2 => tile::<2>(left, right, sums),
-                1 => tile::<1>(left, right, sums),
-                _ => {}
-            }
-        }
+        // SAFETY: `new` found the features.
+        unsafe { by_rows!(rows, tile(left, right, sums), 12 11 10 9 8 7 6 5 4 3 2 1) }
     }
 }
 
@@ -221,10 +205,9 @@ fn bf16_bytes(codes: __m512i) -> (__m512i, __m512i) {
     (table(&LOW), _mm512_or_si512(table(&HIGH), sign))
 }
 
-/// # Safety
-/// `left` and `right` have the same length; `sums` is 12 x 32; R <= 12.
+/// R rows by 32 columns; `left` and `right` are the same steps, `sums` is 12 x 32.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn tile<const R: usize>(left: &[[u32; 12]], right: &[Pairs], sums: &mut [f32]) {
+fn tile<const R: usize>(left: &[[u32; 12]], right: &[Pairs], sums: &mut [f32]) {
     // SAFETY: vectors of the same size without invalid values.
     let pairs = |v: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(v) };
     for (left, right) in left.chunks(CHUNK / 2).zip(right.chunks(CHUNK / 2)) {

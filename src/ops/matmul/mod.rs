@@ -1,4 +1,8 @@
 //! Matrix products of activations with a stored weight, in the arithmetic of the weight's format.
+//!
+//! [`driver`] has the loops, each format its definition, its activations and its portable kernel ([`float`], [`fp8`],
+//! [`nvfp4`]), each `_x86` the same kernel in AVX2 and AVX-512. [`fp8`] on machines without BF16 products is [`float`] over
+//! the numbers that its codes stand for.
 
 pub(crate) mod driver;
 pub(crate) mod float;
@@ -14,7 +18,7 @@ mod transpose;
 
 use rayon::prelude::*;
 
-use super::simd::multiversion;
+use crate::numerics::search::amax;
 
 /// An activation that is no number.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
@@ -28,30 +32,14 @@ pub struct NonFinite {
     pub column: usize,
 }
 
-multiversion! {
-    /// The bits of the largest magnitude; those of NaN and infinity are larger than any number's.
-    fn amax_bits(x: &[f32]) -> u32 {
-        let mut lanes = [0u32; 32];
-        let (chunks, rest) = x.as_chunks::<32>();
-        for chunk in chunks {
-            for (lane, v) in lanes.iter_mut().zip(chunk) {
-                *lane = (*lane).max(v.to_bits() & 0x7fff_ffff);
-            }
-        }
-        for (lane, v) in lanes.iter_mut().zip(rest) {
-            *lane = (*lane).max(v.to_bits() & 0x7fff_ffff);
-        }
-        lanes.into_iter().fold(0, u32::max)
-    }
-}
-
 /// The largest magnitude of `x` `[m, k]`.
 ///
 /// # Errors
 /// Where a number is not finite.
 pub(crate) fn finite_amax(x: &[f32], k: usize) -> Result<f32, NonFinite> {
-    let bits = x.par_chunks(1 << 16).map(amax_bits).max().unwrap_or(0);
-    let amax = f32::from_bits(bits);
+    // As bits magnitudes are in order, NaN above all of them: `max` of floats would lose it.
+    let parts = x.par_chunks(1 << 16).map(|part| amax(part).to_bits());
+    let amax = f32::from_bits(parts.max().unwrap_or(0));
     if amax.is_finite() {
         return Ok(amax);
     }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::driver::{CHUNK, Kernel};
+use super::driver::{CHUNK, Kernel, by_rows};
 use super::float_x86::{add256, add512};
 use super::nvfp4::{DOUBLED, OFFSET, Step, Stored};
 use super::transpose::{turn8, turn16};
@@ -98,20 +98,8 @@ impl Kernel for Vnni<'_> {
 
     fn multiply(&self, rows: usize, left: &[Step<8>], right: &[Right32], sums: &mut [f32]) {
         assert!(left.len() == right.len() && sums.len() == 8 * 32 && rows <= 8);
-        // SAFETY: `new` found the features; the sizes were just checked.
-        unsafe {
-            match rows {
-                8 => tile512::<8>(left, right, sums),
-                7 => tile512::<7>(left, right, sums),
-                6 => tile512::<6>(left, right, sums),
-                5 => tile512::<5>(left, right, sums),
-                4 => tile512::<4>(left, right, sums),
-                3 => tile512::<3>(left, right, sums),
-                2 => tile512::<2>(left, right, sums),
-                1 => tile512::<1>(left, right, sums),
-                _ => {}
-            }
-        }
+        // SAFETY: `new` found the features.
+        unsafe { by_rows!(rows, tile512(left, right, sums), 8 7 6 5 4 3 2 1) }
     }
 }
 
@@ -207,10 +195,9 @@ fn decode16(
     }
 }
 
-/// # Safety
-/// `left` and `right` have the same length; `sums` is 8 x 32; R <= 8.
+/// R rows by 32 columns; `left` and `right` are the same steps, `sums` is 8 x 32.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn tile512<const R: usize>(left: &[Step<8>], right: &[Right32], sums: &mut [f32]) {
+fn tile512<const R: usize>(left: &[Step<8>], right: &[Right32], sums: &mut [f32]) {
     for (left, right) in left.chunks(BLOCKS).zip(right.chunks(BLOCKS)) {
         let mut chunk = [[_mm512_setzero_ps(); 2]; R];
         for (a, b) in left.iter().zip(right) {
@@ -300,16 +287,8 @@ impl Kernel for Avx2<'_> {
 
     fn multiply(&self, rows: usize, left: &[Step<4>], right: &[Right16], sums: &mut [f32]) {
         assert!(left.len() == right.len() && sums.len() == 4 * 16 && rows <= 4);
-        // SAFETY: `new` found the features; the sizes were just checked.
-        unsafe {
-            match rows {
-                4 => tile256::<4>(left, right, sums),
-                3 => tile256::<3>(left, right, sums),
-                2 => tile256::<2>(left, right, sums),
-                1 => tile256::<1>(left, right, sums),
-                _ => {}
-            }
-        }
+        // SAFETY: `new` found the features.
+        unsafe { by_rows!(rows, tile256(left, right, sums), 4 3 2 1) }
     }
 }
 
@@ -354,10 +333,9 @@ fn decode8(
     }
 }
 
-/// # Safety
-/// `left` and `right` have the same length; `sums` is 4 x 16; R <= 4.
+/// R rows by 16 columns; `left` and `right` are the same steps, `sums` is 4 x 16.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile256<const R: usize>(left: &[Step<4>], right: &[Right16], sums: &mut [f32]) {
+fn tile256<const R: usize>(left: &[Step<4>], right: &[Right16], sums: &mut [f32]) {
     let ones = _mm256_set1_epi16(1);
     for (left, right) in left.chunks(BLOCKS).zip(right.chunks(BLOCKS)) {
         let mut chunk = [[_mm256_setzero_ps(); 2]; R];

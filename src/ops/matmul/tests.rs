@@ -6,14 +6,13 @@ use proptest::prelude::*;
 use safetensors::Dtype;
 
 use super::{fp8, nvfp4};
-use crate::checkpoint::{Adapter, Lora, LoraLabel};
+use crate::checkpoint::{Adapter, Lora, LoraLabel, Stored, Weights};
 use crate::context::Cx;
 use crate::numerics::e4m3::E4M3_TO_F32;
 use crate::numerics::machine::{Level, Machine};
 use crate::numerics::nvfp4::{BLOCK, BlockRule, reference};
 use crate::numerics::{fp8 as fp8_numbers, nvfp4 as nvfp4_numbers, swizzle};
 use crate::ops::Linear;
-use crate::ops::linear::tests::weights;
 
 fn machines() -> impl Iterator<Item = Machine> {
     Level::ALL.into_iter().filter_map(Machine::at)
@@ -62,13 +61,14 @@ impl Case {
     }
 
     /// What a layer makes of it on each kind of machine and with several numbers of threads.
-    fn check(&self, tensors: &[(&str, Dtype, &[usize], Vec<u8>)], expected: &[f32]) {
+    fn check(&self, tensors: &[Stored<'_>], expected: &[f32]) {
         let Self { m, n, k, .. } = *self;
         let mut tensors = tensors.to_vec();
         let bias = self.bias.iter().flat_map(|b| b.to_le_bytes()).collect();
         let shape = [n];
         tensors.push(("l.bias", Dtype::F32, &shape, bias));
-        let layer = Linear::load(&weights(&tensors).pp("l"), n, k, true).unwrap();
+        let layer =
+            Linear::load(&Weights::in_memory(&tensors).unwrap().pp("l"), n, k, true).unwrap();
         let x = Tensor::from_slice(&self.x, (m, k), &Device::Cpu).unwrap();
         for machine in machines() {
             for threads in [1, 3] {
@@ -269,11 +269,12 @@ proptest! {
 #[test]
 fn activations_that_are_no_numbers_are_refused_by_name() {
     let record = br#"{"format": "float8_e4m3fn"}"#.to_vec();
-    let w = weights(&[
+    let w = Weights::in_memory(&[
         ("l.weight", Dtype::F8_E4M3, &[1, 4], vec![0x38; 4]),
         ("l.weight_scale", Dtype::F32, &[], scalar(1.0)),
         ("l.comfy_quant", Dtype::U8, &[record.len()], record),
-    ]);
+    ])
+    .unwrap();
     let layer = Linear::load(&w.pp("l"), 1, 4, false).unwrap();
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let x = Tensor::new(&[[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, bad, 3.0]], &Device::Cpu).unwrap();
@@ -297,14 +298,15 @@ fn adapters_act_beside_a_quantized_weight() {
             .collect::<Vec<_>>()
     });
     let stored = |v: &[f32]| v.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let w = weights(&[
+    let w = Weights::in_memory(&[
         ("l.weight", Dtype::U8, &[n, k / 2], bytes(n * k / 2, 9)),
         ("l.weight_scale", Dtype::F8_E4M3, &[128, 4], vec![0x38; 512]),
         ("l.weight_scale_2", Dtype::F32, &[], scalar(0.1)),
         ("l.comfy_quant", Dtype::U8, &[record.len()], record),
         ("down", Dtype::F32, &[rank, k], stored(&down)),
         ("up", Dtype::F32, &[n, rank], stored(&up)),
-    ]);
+    ])
+    .unwrap();
     let lora = |scale| Lora {
         label: LoraLabel {
             name: "l".to_owned(),
@@ -322,7 +324,7 @@ fn adapters_act_beside_a_quantized_weight() {
         .into(),
     };
     let input = Tensor::from_slice(&x, (m, k), &Device::Cpu).unwrap();
-    let run = |w: &crate::checkpoint::Weights| {
+    let run = |w: &Weights| {
         let layer = Linear::load(&w.pp("l"), n, k, false).unwrap();
         let y = layer.forward(&input, &Cx::default()).unwrap();
         y.flatten_all().unwrap().to_vec1::<f32>().unwrap()
