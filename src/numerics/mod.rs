@@ -5,6 +5,7 @@
 //! * [`nvfp4`]: E2M1 codes under E4M3 block scales under one F32 scale; [`swizzle`]: how the block scales are stored.
 //! * [`e4m3_source`]: weights that are E4M3 already to NVFP4, fast.
 //! * [`machine`]: which vector instructions there are.
+//! * [`tally`]: what there is to know about activations that came by.
 //! * [`search`]: which scale loses least; [`error`]: how much was lost.
 //!
 //! The arithmetic is that of comfy-kitchen's eager backend on a CPU, bit for bit.
@@ -19,4 +20,5 @@ pub mod nvfp4;
 pub mod search;
 pub(crate) mod simd;
 pub mod swizzle;
+pub mod tally;
 pub mod widen;
