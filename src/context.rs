@@ -12,6 +12,11 @@ use crate::numerics::machine::Machine;
 
 /// Watches a forward pass. Every method has an empty default.
 pub trait Observer: Send + Sync {
+    /// The noise levels (sigmas in [0, 1]) to which what comes next belongs: one for all, or one for each row.
+    fn noise_levels(&self, sigmas: &[f32]) {
+        let _ = sigmas;
+    }
+
     /// The input of a linear layer, `[.., K]` in F32, just before it is used. `layer` is the layer's
     /// checkpoint name without the component prefix (`transformer_blocks.0.attn.to_q`).
     fn linear_input(&self, layer: &str, input: &Tensor) {

@@ -8,6 +8,7 @@ mod disk;
 mod encoding;
 mod error;
 mod file;
+pub(crate) mod fingerprint;
 mod folder;
 mod foreign;
 pub(crate) mod gather;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use safetensors::Dtype;
-use sha2::{Digest, Sha256};
 
+use super::fingerprint;
 use super::gather::{CONFIG_KEY, Opened, Strictness};
 use super::markers::Markers;
 use super::{
@@ -21,8 +21,6 @@ static TINY: &[u8] = include_bytes!("../../models/tiny/qwen-tiny-aio-fp8.safeten
 static TINY_TOKENIZER: &[u8] = include_bytes!("../../models/tiny/tokenizer/tokenizer.json");
 /// What messages call it.
 const EMBEDDED: &str = "the embedded model";
-/// Bytes of each end of a tensor that the fingerprint reads.
-const SAMPLE: usize = 4096;
 
 /// An opened model: three components and what says how to run them.
 pub struct Checkpoint {
@@ -107,17 +105,30 @@ impl Checkpoint {
     ///
     /// It tells checkpoints apart at the cost of a few MB of reads where hashing 28 GB would take minutes.
     pub fn fingerprint(&self) -> String {
-        let mut hash = Sha256::new();
-        for file in &self.files {
-            hash.update(file.header_bytes());
-            hash.update((file.len() as u64).to_le_bytes());
-            for view in file.views() {
-                let bytes = view.bytes();
-                hash.update(&bytes[..bytes.len().min(SAMPLE)]);
-                hash.update(&bytes[bytes.len().saturating_sub(SAMPLE)..]);
-            }
-        }
-        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        fingerprint::of_files(self.files.iter())
+    }
+
+    /// The same over the transformer's two-dimensional weights alone, in whatever files and under whatever prefix they lie:
+    /// what a calibration belongs to.
+    pub fn transformer_fingerprint(&self) -> String {
+        let weights = &self.transformer;
+        let layers = self.transformer_layers().into_iter();
+        fingerprint::of_weights(layers.filter_map(|layer| {
+            let name = format!("{layer}.weight");
+            weights.get(&name).map(|view| (layer, view))
+        }))
+    }
+
+    /// Names of the transformer's layers with a two-dimensional weight, in order.
+    pub fn transformer_layers(&self) -> Vec<String> {
+        let weights = &self.transformer;
+        let layers = weights.names().filter_map(|name| {
+            let layer = name.strip_suffix(".weight")?;
+            (weights.shape(name)?.len() == 2).then(|| layer.to_owned())
+        });
+        let mut layers: Vec<String> = layers.collect();
+        layers.sort_unstable();
+        layers
     }
 
     /// Whether this is one of the tiny models that come with the project: only they carry their configurations.

@@ -190,9 +190,12 @@ pub struct Convert {
     /// Activation ranges, which become `input_scale`
     #[arg(long, value_name = "FILE")]
     pub calib: Option<PathBuf>,
-    /// Which of the calibration's statistics: max, p99.9, ...
+    /// Which of the calibration's statistics: max, p99.9 (any percentile), run-p99.9, mse, headroom
     #[arg(long, value_name = "NAME", default_value = "max", requires = "calib")]
     pub calib_stat: String,
+    /// The calibration may be of other weights with the same layers
+    #[arg(long, requires = "calib")]
+    pub foreign_calib: bool,
     /// How the scale of a weight is found
     #[arg(long, value_name = "NAME", default_value = "mse")]
     pub method: MethodArg,

@@ -61,6 +61,7 @@ pub(super) fn run(args: &Convert, common: &Common, cancel: Cancel) -> Result<(),
         keys: args.keys.into(),
         components: args.components.iter().map(|c| (*c).into()).collect(),
         assume_unscaled: args.assume_unscaled,
+        foreign_calibration: args.foreign_calib,
     };
     let plan = Plan::new(&source, &policy, calibration.as_ref(), &options)?;
     plan.notes.iter().for_each(|note| tracing::warn!("{note}"));

@@ -57,6 +57,7 @@ impl Denoising<'_> {
     /// The velocity at `sigma`, guided.
     fn guided(&mut self, packed: &Tensor, sigma: f32) -> Result<Tensor, PipelineError> {
         let at = self.levels.at(sigma, self.cx)?;
+        self.cx.observer.noise_levels(&[sigma]);
         let mut v = self.evaluate(packed, &at, &self.positive, self.cx)?;
         self.cx.observer.stage("velocity.cond", &v);
         if let Some(negative) = &self.negative {

@@ -55,6 +55,16 @@ pub struct Timings {
     pub decode_s: f64,
 }
 
+/// What a request gave before decoding.
+pub struct Denoised {
+    /// Final latents `[B, C, h, w]` in the model's normalised space.
+    pub latents: Tensor,
+    /// Steps taken.
+    pub steps: usize,
+    /// Where the time went; nothing is decoded yet.
+    pub timings: Timings,
+}
+
 /// What a request gave.
 pub struct Generated {
     /// One picture per prompt.
@@ -161,6 +171,34 @@ impl Engine {
         cx: &Cx,
         progress: &mut dyn Progress,
     ) -> Result<Generated, PipelineError> {
+        let Denoised {
+            latents,
+            steps,
+            timings,
+        } = self.denoise(request, cx, progress)?;
+        let clock = Instant::now();
+        let pictures = self.decode(&latents, cx)?;
+        Ok(Generated {
+            pictures,
+            latents,
+            steps,
+            timings: Timings {
+                decode_s: clock.elapsed().as_secs_f64(),
+                ..timings
+            },
+        })
+    }
+
+    /// Prompts to final latents.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn denoise(
+        &self,
+        request: &Request,
+        cx: &Cx,
+        progress: &mut dyn Progress,
+    ) -> Result<Denoised, PipelineError> {
         let settings = &request.settings;
         settings.validate()?;
         let schedule = self.schedule(settings)?;
@@ -188,21 +226,16 @@ impl Engine {
             clock: Instant::now(),
             steps_s: Vec::new(),
         };
-        let x = settings
+        let latents = settings
             .sampler
             .run(x, &schedule, &request.seeds, &mut walk)?;
-        let steps_s = walk.steps_s;
-
-        let clock = Instant::now();
-        let pictures = self.decode(&x, cx)?;
-        Ok(Generated {
-            pictures,
-            latents: x,
+        Ok(Denoised {
+            latents,
             steps: schedule.steps(),
             timings: Timings {
                 text_encode_s,
-                steps_s,
-                decode_s: clock.elapsed().as_secs_f64(),
+                steps_s: walk.steps_s,
+                decode_s: 0.0,
             },
         })
     }

@@ -61,6 +61,7 @@ impl<'a> NoiseLevels<'a> {
     }
 
     fn condition(&self, sigmas: &[f32], cx: &Cx) -> Result<Vec<Conditioning>, ModelError> {
+        cx.observer.noise_levels(sigmas);
         // diffusers' way through its timestep, which costs a rounding.
         let timesteps: Vec<f32> = sigmas.iter().map(|sigma| sigma * 1000.0 / 1000.0).collect();
         self.transformer.conditioning(&timesteps, cx)

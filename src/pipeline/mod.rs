@@ -15,5 +15,5 @@ pub mod request;
 pub mod sampler;
 pub mod schedule;
 
-pub use engine::{Engine, Generated, Progress, Timings};
+pub use engine::{Denoised, Engine, Generated, Progress, Timings};
 pub use error::PipelineError;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use safetensors::Dtype;
 use serde_json::json;
 
+use super::audit::Audit;
 use super::calibration::Calibration;
 use super::error::ConvertError;
 use super::plan::{Keys, LayerPlan, Marker, Options, Plan, Step};
@@ -30,6 +31,7 @@ pub(super) struct Draft<'a> {
     comfy: ComfyNames,
     /// Format by output layer name, for the metadata.
     formats: BTreeMap<String, &'static str>,
+    audit: Audit,
     plan: Plan,
 }
 
@@ -47,6 +49,7 @@ impl<'a> Draft<'a> {
             options,
             comfy: ComfyNames::of(vae),
             formats: BTreeMap::new(),
+            audit: Audit::default(),
             plan: Plan {
                 method: options.method,
                 layers: Vec::new(),
@@ -148,6 +151,12 @@ impl<'a> Draft<'a> {
             self.plan.notes.push(format!(
                 "the policy's `{key}` is not known and does nothing"
             ));
+        }
+        if let Some(calibration) = self.calibration {
+            let said = self.audit.finish(calibration);
+            self.plan
+                .notes
+                .extend(said.map_err(ConvertError::Calibration)?);
         }
         let layout = Layout::of(self.plan.outputs.clone(), &self.plan.metadata)?;
         self.plan.bytes_out = layout.file_len();
@@ -263,18 +272,15 @@ impl<'a> Draft<'a> {
     }
 
     /// The calibration's range, else what the source says, for the format that the layer gets.
-    fn input_scale(&self, layer: &Layer, format: &str) -> Option<f32> {
-        let largest = if format == "nvfp4" {
-            NVFP4_MAX
-        } else {
-            FP8_MAX
-        };
-        let calibrated = match layer.component {
-            Component::Transformer => self.calibration.and_then(|c| c.amax.get(&layer.canonical)),
+    fn input_scale(&mut self, layer: &Layer, format: &str) -> Option<f32> {
+        let nvfp4 = format == "nvfp4";
+        let largest = if nvfp4 { NVFP4_MAX } else { FP8_MAX };
+        let calibrated = match (layer.component, self.calibration) {
+            (Component::Transformer, Some(c)) => self.audit.range(c, &layer.canonical, nvfp4),
             _ => None,
         };
         let amax = match (calibrated, layer.input_scale, &layer.format) {
-            (Some(amax), ..) => f64::from(*amax),
+            (Some(amax), ..) => f64::from(amax),
             (None, Some(scale), source) if source.word() == format => return Some(scale),
             (None, Some(scale), _) => f64::from(scale) * FP8_MAX,
             (None, None, _) => return None,

@@ -3,6 +3,7 @@
 //! `Policy + Source (+ Calibration) -> Plan`, and the plan is all that [`execute`](execute()) and
 //! [`verify`](execute::verify) know: no second opinion in the writer.
 
+mod audit;
 pub mod calibration;
 mod companions;
 mod draft;

@@ -52,6 +52,8 @@ pub struct Options {
     pub components: Vec<Component>,
     /// FP8 without a scale means scale 1.
     pub assume_unscaled: bool,
+    /// A calibration may come from other weights, as long as its layers are here.
+    pub foreign_calibration: bool,
 }
 
 impl Default for Options {
@@ -63,6 +65,7 @@ impl Default for Options {
             keys: Keys::Keep,
             components: Component::ALL.to_vec(),
             assume_unscaled: false,
+            foreign_calibration: false,
         }
     }
 }
@@ -181,7 +184,7 @@ impl Plan {
             source.refuse_unscaled()?;
         }
         if let Some(calibration) = calibration {
-            source.covers(calibration)?;
+            source.covers(calibration, options.foreign_calibration)?;
         }
         let wanted = |c: Component| options.components.contains(&c);
         let mut draft = Draft::new(source, policy, calibration, options);

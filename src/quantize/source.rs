@@ -3,7 +3,7 @@
 //! Companions of a weight (scales, records, the legacy marker) are taken in here under every spelling and written anew
 //! by the plan; nothing else is dropped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
@@ -11,6 +11,7 @@ use safetensors::Dtype;
 use super::calibration::Calibration;
 use super::companions::Companions;
 use super::error::ConvertError;
+use crate::checkpoint::fingerprint;
 use crate::checkpoint::gather::{Opened, Strictness};
 use crate::checkpoint::markers::{self, METADATA, Markers};
 use crate::checkpoint::{Component, SafetensorsFile, TensorView};
@@ -176,6 +177,21 @@ impl Source {
         })
     }
 
+    /// What a calibration of the transformer belongs to: `Checkpoint::transformer_fingerprint`.
+    pub fn transformer_fingerprint(&self) -> String {
+        let layers = self.transformer_layers();
+        let weights: BTreeMap<_, _> = layers
+            .map(|l| (l.canonical.clone(), l.weight.clone()))
+            .collect();
+        fingerprint::of_weights(weights.into_iter())
+    }
+
+    /// Layers of the transformer.
+    pub fn transformer_layers(&self) -> impl Iterator<Item = &Layer> {
+        let layers = self.layers.iter();
+        layers.filter(|l| l.component == Component::Transformer)
+    }
+
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.len() as u64).sum()
@@ -221,22 +237,33 @@ impl Source {
         })
     }
 
-    /// Refuses a calibration that names layers which are not here: it belongs to another model.
-    pub fn covers(&self, calibration: &Calibration) -> Result<(), ConvertError> {
-        let here = |name: &str| {
-            self.layers
-                .iter()
-                .any(|l| l.component == Component::Transformer && l.canonical == name)
-        };
-        let absent: Vec<&String> = calibration.amax.keys().filter(|n| !here(n)).collect();
-        match absent.first() {
-            None => Ok(()),
-            Some(first) => Err(ConvertError::Request(format!(
+    /// Refuses a calibration of another model: one that names layers which are not here, or was made for other weights,
+    /// unless that is `wanted`.
+    pub fn covers(&self, calibration: &Calibration, wanted: bool) -> Result<(), ConvertError> {
+        let here: BTreeSet<&str> = self
+            .transformer_layers()
+            .map(|l| l.canonical.as_str())
+            .collect();
+        let named = calibration.ranges.keys().chain(&calibration.never_ran);
+        let absent: Vec<&String> = named.filter(|n| !here.contains(n.as_str())).collect();
+        if let Some(first) = absent.first() {
+            return Err(ConvertError::Request(format!(
                 "calibration {} names {} layers that {} does not have, the first is `{first}`; it was made for another model",
                 calibration.name,
                 absent.len(),
                 self.path.display()
-            ))),
+            )));
+        }
+        match &calibration.model {
+            Some(model) if !wanted && model.fingerprint != self.transformer_fingerprint() => {
+                Err(ConvertError::Request(format!(
+                    "calibration {} was made for {}, whose weights are not those of {}; calibrate this model, or say --foreign-calib if it is meant",
+                    calibration.name,
+                    model.name,
+                    self.path.display()
+                )))
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -12,7 +12,7 @@ use qwen_nvfp4::model::transformer::{Input, QwenImageTransformer};
 use qwen_nvfp4::ops::{self, Linear};
 use qwen_nvfp4::pipeline::request::Request;
 use qwen_nvfp4::pipeline::{Engine, Progress};
-use qwen_nvfp4::quantize::calibration::Calibration;
+use qwen_nvfp4::quantize::calibration::{Calibration, Range};
 
 const PROMPTS: [&str; 3] = [
     "a large red star above a small blue circle on a plain yellow background",
@@ -150,10 +150,13 @@ impl Baseline {
             (layer.to_owned(), all[at])
         });
         let amax = amax.filter(|(layer, _)| layer.starts_with("transformer_blocks."));
+        let range = |(layer, amax)| (layer, Range::plain(amax).unwrap());
         Calibration {
             name: "of the baseline".to_owned(),
             stat: stat.to_owned(),
-            amax: amax.collect(),
+            model: None,
+            never_ran: Default::default(),
+            ranges: amax.map(range).collect(),
         }
     }
 }

@@ -73,12 +73,20 @@ impl<const BITS: u32> Log2Histogram<BITS> {
         self.counts[bin] += n;
     }
 
+    /// Forgets the bins that lie below the one of `limit`.
+    pub fn clear_below(&mut self, limit: f32) {
+        // The first bin is below everything, unless that is what is asked for.
+        let first = Self::bin(limit).max(usize::from(limit > 0.0));
+        self.counts[..first].fill(0);
+    }
+
     /// Counts by bin.
     pub fn counts(&self) -> &[u64] {
         &self.counts
     }
 
-    pub(super) fn counts_mut(&mut self) -> &mut [u64] {
+    /// Counts by bin, to fill in.
+    pub fn counts_mut(&mut self) -> &mut [u64] {
         &mut self.counts
     }
 
