@@ -10,11 +10,13 @@
 //! * [`ops`]: the only door to kernels.
 //! * [`model`]: Qwen-Image as it is drawn on paper.
 //! * [`pipeline`]: prompt to image.
+//! * [`calibrate`]: generations under an observer, to a calibration file.
 //! * [`inspect`]: what a checkpoint holds, and what is wrong with it.
 //! * [`bench`]: reading pictures back to score a model.
 //! * [`cli`]: the command line.
 
 pub mod bench;
+pub mod calibrate;
 pub mod checkpoint;
 pub mod cli;
 pub mod context;

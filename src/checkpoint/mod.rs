@@ -39,7 +39,7 @@ pub use reader::Reader;
 pub use source::{Configs, ModelSource, TokenizerSource};
 pub use weights::{Stored, Weights};
 pub(crate) use whole::without_path;
-pub use whole::write_whole;
+pub use whole::{replace_by_way_of, write_whole};
 pub use write_error::WriteError;
 pub use writer::Writer;
 

@@ -37,6 +37,32 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     Ok(())
 }
 
+/// Replaces `path` by way of `beside`, a file in the same folder that only this process writes. Not `synced` it outlives the
+/// process, but not a loss of power.
+///
+/// # Errors
+/// [`WriteError`], which names `path`; then `path` is as it was.
+pub fn replace_by_way_of(
+    path: &Path,
+    beside: &Path,
+    bytes: &[u8],
+    synced: bool,
+) -> Result<(), WriteError> {
+    let failed = |free, e| WriteError::of(path, bytes.len() as u64, free, e);
+    let mut file = fs::File::create(beside).map_err(|e| failed(None, e))?;
+    let free = disk::free_space(&file);
+    let written = file.write_all(bytes).and_then(|()| match synced {
+        true => file.sync_all(),
+        false => Ok(()),
+    });
+    written
+        .and_then(|()| fs::rename(beside, path))
+        .map_err(|e| {
+            let _ = fs::remove_file(beside);
+            failed(free, e)
+        })
+}
+
 /// The system's own error: `tempfile` wraps it together with the name of the temporary file, which nobody asked for.
 pub(crate) fn without_path(error: io::Error) -> io::Error {
     let inner = error

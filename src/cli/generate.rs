@@ -24,8 +24,6 @@ use crate::pipeline::{Engine, PipelineError, Progress};
 
 /// Image tokens that are computed at once: smaller pictures are batched up to here.
 const BATCH_TOKENS: usize = 1024;
-/// Lines of a prompt file.
-const MOST_PROMPTS: usize = 1_000_000;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -256,27 +254,12 @@ fn settings(args: &Generate, defaults: Settings) -> Result<Settings, Failure> {
     })
 }
 
-/// What to do about a file of prompts that is none.
-const WANTED: &str = "give --prompts a UTF-8 text file with one prompt a line";
-
 /// The prompts: the one on the command line, or the lines of a file.
 fn prompts(args: &Generate) -> Result<Vec<String>, Failure> {
     let Some(path) = &args.prompts else {
         return Ok(vec![args.prompt.clone()]);
     };
-    let text = text_file::read(path, WANTED)?;
-    let prompts: Vec<String> = text
-        .lines()
-        .map(|l| l.trim_end().to_owned())
-        .filter(|l| !l.is_empty())
-        .collect();
-    match prompts.len() {
-        1..=MOST_PROMPTS => Ok(prompts),
-        n => Err(Failure::Usage(format!(
-            "{} has {n} prompts, one to a million are read; {WANTED}",
-            path.display()
-        ))),
-    }
+    text_file::prompts(path)
 }
 
 /// Batches: pictures of one prompt go together as long as they are small.

@@ -1,6 +1,8 @@
 //! The command line: words to requests, results to files and JSON, faults to exit codes.
 
 mod args;
+mod calibrate;
+mod calibration_files;
 mod convert;
 mod doctor;
 mod generate;
@@ -115,6 +117,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Generate(args) => generate::run(args, &cli.common, cancel),
         Command::Inspect(args) => inspect::run(args, &cli.common, cancel),
         Command::Convert(args) => convert::run(args, &cli.common, cancel),
+        Command::Calibrate(args) => calibrate::run(args, &cli.common, cancel),
         Command::Doctor => doctor::run(&cli.common),
     })
 }

@@ -9,6 +9,32 @@ use super::Failure;
 /// Longest text that is read. A million prompts have about 100 MB, the longest calibration that is known 2 MB.
 const LONGEST: u64 = 512 << 20;
 
+/// Lines of a prompt file.
+const MOST_PROMPTS: usize = 1_000_000;
+/// What to do about a file of prompts that is none.
+const WANTED: &str = "give --prompts a UTF-8 text file with one prompt a line";
+
+/// The prompts of a text, one a line.
+pub(super) fn lines(text: &str) -> Vec<String> {
+    let lines = text.lines().map(|l| l.trim_end().to_owned());
+    lines.filter(|l| !l.is_empty()).collect()
+}
+
+/// The prompts of a file.
+///
+/// # Errors
+/// Those of [`read`]; none, or too many.
+pub(super) fn prompts(path: &Path) -> Result<Vec<String>, Failure> {
+    let prompts = lines(&read(path, WANTED)?);
+    match prompts.len() {
+        1..=MOST_PROMPTS => Ok(prompts),
+        n => Err(Failure::Usage(format!(
+            "{} has {n} prompts, one to a million are read; {WANTED}",
+            path.display()
+        ))),
+    }
+}
+
 /// The text of `path`, without a byte order mark. `wanted` says what the user should give instead, as a command:
 /// "give --prompts a text file".
 ///

@@ -84,11 +84,13 @@ impl Tally {
     /// Bytes that every one of them takes.
     pub const BYTES: usize = 8 * (Elements::BINS + Blocks::BINS + ROWS * (PARTS + 1));
 
-    /// Counts rows of `k` numbers, the first of which is row `row` of its tensor.
+    /// Counts rows of `k` numbers, the first of which is row `row` of its tensor, and returns their largest magnitude: not a
+    /// number, or infinite, where one of them is.
     ///
     /// # Panics
     /// If `k` is 0.
-    pub fn add(&mut self, x: &[f32], k: usize, row: usize) {
+    pub fn add(&mut self, x: &[f32], k: usize, row: usize) -> f32 {
+        let mut largest = 0;
         for (i, x) in x.chunks(k).enumerate() {
             let magnitude = add_row(
                 x,
@@ -98,8 +100,10 @@ impl Tally {
                 &mut self.profile.counts,
             );
             // As bits magnitudes are in order, NaN above all of them.
-            self.amax = f32::from_bits(self.amax.to_bits().max(magnitude));
+            largest = largest.max(magnitude);
         }
+        self.amax = f32::from_bits(self.amax.to_bits().max(largest));
+        f32::from_bits(largest)
     }
 
     /// Adds what another one saw: exact, in any order.

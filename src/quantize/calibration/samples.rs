@@ -12,6 +12,11 @@ impl Samples {
         self.0.iter().map(|[first, last]| last - first + 1).sum()
     }
 
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().flat_map(|[first, last]| *first..=*last)
+    }
+
     /// Whether sample `i` is in.
     pub fn contains(&self, i: u64) -> bool {
         self.0
