@@ -1,0 +1,589 @@
+//! `calibrate` on the command line: whatever interrupts or divides it, the file is the same; what cannot be right is refused.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use common::cli::{done, files, program, run, stderr, stdout};
+use tempfile::TempDir;
+
+/// Two steps at the smallest size that has several tokens: a sample takes some milliseconds.
+const QUICK: [&str; 4] = ["--steps", "2", "--sizes", "32x32"];
+
+fn calibrate(dir: &TempDir, args: &[&str]) {
+    done(dir, &[&["calibrate"], &QUICK[..], args].concat());
+}
+
+/// Expects a failure with this code and these words.
+fn refused(dir: &TempDir, code: i32, words: &[&str], args: &[&str]) {
+    let output = run(dir, args);
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {message}");
+    for word in words {
+        assert!(message.contains(word), "{args:?}: no `{word}` in {message}");
+    }
+    assert!(!message.contains("panicked"), "{message}");
+}
+
+fn read(dir: &TempDir, name: &str) -> Vec<u8> {
+    fs::read(dir.path().join(name)).unwrap()
+}
+
+#[test]
+fn shards_add_up_to_the_whole_in_any_order() {
+    let dir = TempDir::new().unwrap();
+    let more = ["--samples", "7", "--cfg", "1,2.5", "--seed", "3"];
+    calibrate(&dir, &[&more[..], &["-o", "whole.json"]].concat());
+    for (first, names) in [(0, ["a0", "a1", "a2"]), (1, ["b1", "b2", "b3"])] {
+        for (i, name) in names.iter().enumerate() {
+            let shard = format!("{}/3", i + first);
+            let threads = (i + 1).to_string();
+            let last = ["--shard", &shard, "--threads", &threads, "-o", name];
+            calibrate(&dir, &[&more[..], &last].concat());
+        }
+        let [a, b, c] = names;
+        done(
+            &dir,
+            &[
+                "calibrate",
+                "merge",
+                c,
+                a,
+                b,
+                "-o",
+                "merged.json",
+                "--force",
+            ],
+        );
+        assert!(
+            read(&dir, "merged.json") == read(&dir, "whole.json"),
+            "counted from {first}"
+        );
+    }
+    // A sample must not count twice.
+    let twice = ["calibrate", "merge", "a0", "b3", "-o", "m.json"];
+    refused(&dir, 1, &["b3", "sample 0", "twice"], &twice);
+    // Another plan makes another part.
+    calibrate(
+        &dir,
+        &["--samples", "2", "--seed", "50", "-o", "other.json"],
+    );
+    done(
+        &dir,
+        &["calibrate", "merge", "a0", "other.json", "-o", "1.json"],
+    );
+    done(
+        &dir,
+        &["calibrate", "merge", "other.json", "a0", "-o", "2.json"],
+    );
+    assert!(read(&dir, "1.json") == read(&dir, "2.json"));
+    let text = String::from_utf8(read(&dir, "1.json")).unwrap();
+    assert!(text.contains(r#""samples":5"#), "{}", &text[..1500]);
+}
+
+/// SIGKILL at random moments, then `--resume`, again and again. `KILL_SEED=N` repeats those of a failure.
+#[test]
+fn a_killed_run_goes_on_to_the_same_file() {
+    let dir = TempDir::new().unwrap();
+    let line = ["--samples", "60"];
+    let start = Instant::now();
+    calibrate(&dir, &[&line[..], &["-o", "whole.json"]].concat());
+    let whole = start.elapsed();
+    let given = std::env::var("KILL_SEED").ok().map(|s| s.parse().unwrap());
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    let mut state: u64 = given.unwrap_or(now);
+    let seed = state;
+    let (mut kills, mut in_between) = (0, 0);
+    loop {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let moment = whole.mul_f64(0.7 * (state >> 33) as f64 / (1u64 << 31) as f64);
+        let mut child = program()
+            .arg("calibrate")
+            .args(QUICK)
+            .args(line)
+            .args(["--resume", "--quiet", "-o", "again.json"])
+            .current_dir(dir.path())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(moment);
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success());
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        if dir.path().join("again.json.partial").exists() {
+            in_between += 1;
+        }
+        assert!(kills < 500, "seed {seed}: it never ends");
+        // A run that is killed before its first sample gets nowhere.
+        if kills > 60 {
+            std::thread::sleep(Duration::from_millis(1));
+            calibrate(
+                &dir,
+                &[&line[..], &["--resume", "-o", "again.json"]].concat(),
+            );
+            break;
+        }
+    }
+    println!("{kills} kills, {in_between} of them with a state, seed {seed}");
+    assert!(
+        read(&dir, "again.json") == read(&dir, "whole.json"),
+        "seed {seed}"
+    );
+    assert_eq!(
+        files(dir.path()),
+        ["again.json", "whole.json"],
+        "seed {seed}"
+    );
+    // More of the same.
+    calibrate(&dir, &["--samples", "64", "-o", "more.json"]);
+    calibrate(&dir, &["--samples", "64", "--resume", "-o", "again.json"]);
+    assert!(read(&dir, "again.json") == read(&dir, "more.json"));
+    // And nothing more to do.
+    calibrate(&dir, &["--samples", "64", "--resume", "-o", "again.json"]);
+    assert!(read(&dir, "again.json") == read(&dir, "more.json"));
+}
+
+#[test]
+fn time_can_be_bounded() {
+    let dir = TempDir::new().unwrap();
+    let line = [
+        "--samples",
+        "100000",
+        "--max-minutes",
+        "0.005",
+        "-o",
+        "a.json",
+        "--json",
+    ];
+    let output = done(&dir, &[&["calibrate"], &QUICK[..], &line].concat());
+    let summary: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let (samples, missing) = (
+        summary["samples"].as_u64().unwrap(),
+        summary["missing"].as_u64().unwrap(),
+    );
+    assert!(samples > 0 && samples + missing == 100_000, "{summary}");
+    assert_eq!(files(dir.path()), ["a.json", "a.json.partial"]);
+    let asked = (samples + 2).to_string();
+    calibrate(&dir, &["--samples", &asked, "--resume", "-o", "a.json"]);
+    assert_eq!(files(dir.path()), ["a.json"]);
+    calibrate(&dir, &["--samples", &asked, "-o", "b.json"]);
+    assert!(read(&dir, "a.json") == read(&dir, "b.json"));
+}
+
+#[test]
+fn what_is_there_is_never_lost() {
+    let dir = TempDir::new().unwrap();
+    calibrate(&dir, &["--samples", "2", "-o", "a.json"]);
+    let before = read(&dir, "a.json");
+    let base = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("models/tiny/qwen-tiny-base-aio-fp8.safetensors");
+    let base = base.to_str().unwrap();
+    fs::write(
+        dir.path().join("one.txt"),
+        "a small white ring in the center on a plain gray background\n",
+    )
+    .unwrap();
+    let again = |more: &[&str], words: &[&str]| {
+        let line = [
+            &["calibrate"],
+            &QUICK[..],
+            &["--samples", "2", "-o", "a.json"],
+            more,
+        ]
+        .concat();
+        refused(&dir, 2, words, &line);
+        assert!(read(&dir, "a.json") == before);
+    };
+    again(&[], &["a.json", "--resume", "--force"]);
+    again(&["--resume", "--seed", "1"], &["another seed", "--force"]);
+    again(
+        &["--resume", "--prompts", "one.txt"],
+        &["another set of prompts"],
+    );
+    again(&["--resume", "--cfg", "2"], &["guidance"]);
+    again(&["--resume", "--model", base], &["another model"]);
+    again(
+        &["--resume", "--activations", "dynamic"],
+        &["quantize activations"],
+    );
+    again(&["--resume", "--shard", "1/2"], &["sample 0", "--shard"]);
+    again(
+        &["--resume", "--samples", "1"],
+        &["cannot be used multiple times"],
+    );
+    let fewer = [
+        &["calibrate"],
+        &QUICK[..],
+        &["--samples", "1", "-o", "a.json", "--resume"],
+    ]
+    .concat();
+    refused(&dir, 2, &["sample 1", "--samples"], &fewer);
+    // A state that was cut short stays for whoever wants to look at it.
+    for cut in [0, 1, 200, before.len() / 2, before.len() - 2] {
+        fs::write(dir.path().join("a.json.partial"), &before[..cut]).unwrap();
+        let line = [
+            &["calibrate"],
+            &QUICK[..],
+            &["--samples", "3", "-o", "a.json", "--resume"],
+        ]
+        .concat();
+        refused(&dir, 1, &["a.json.partial", "cut short"], &line);
+        assert_eq!(read(&dir, "a.json.partial").len(), cut);
+        assert!(read(&dir, "a.json") == before);
+    }
+    fs::remove_file(dir.path().join("a.json.partial")).unwrap();
+    // Bytes that are not UTF-8, and a count that was changed.
+    fs::write(dir.path().join("bad.json"), b"{\xff").unwrap();
+    refused(
+        &dir,
+        1,
+        &["bad.json"],
+        &["calibrate", "merge", "bad.json", "-o", "m.json"],
+    );
+    let text = String::from_utf8(before.clone()).unwrap();
+    let at = text.rfind(r#""amax":"#).unwrap() + 7;
+    let harmed = format!("{}9{}", &text[..at], &text[at..]);
+    fs::write(dir.path().join("bad.json"), harmed).unwrap();
+    refused(
+        &dir,
+        1,
+        &["bad.json", "damaged"],
+        &["calibrate", "merge", "bad.json", "-o", "m.json"],
+    );
+    assert!(!dir.path().join("m.json").exists());
+}
+
+#[test]
+fn wrong_input_is_refused_before_the_work() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("empty.txt"), "\n  \n").unwrap();
+    fs::write(dir.path().join("latin.txt"), b"caf\xe9\n").unwrap();
+    fs::write(dir.path().join("plan.json"), r#"{"prompts": ["empty.txt"], "sizes": [[64, 64]], "steps": [2], "cfg": [1], "samples": 2}"#).unwrap();
+    fs::write(
+        dir.path().join("typo.json"),
+        r#"{"prompts": [], "size": []}"#,
+    )
+    .unwrap();
+    for (code, words, args) in [
+        (
+            2,
+            &["empty.txt", "0 prompts"][..],
+            &["--prompts", "empty.txt"][..],
+        ),
+        (
+            1,
+            &["latin.txt", "not UTF-8", "line 1"],
+            &["--prompts", "latin.txt"],
+        ),
+        (1, &["nowhere.txt"], &["--prompts", "nowhere.txt"]),
+        (2, &["empty.txt", "0 prompts"], &["--plan", "plan.json"]),
+        (2, &["typo.json", "size"], &["--plan", "typo.json"]),
+        (2, &["multiples of 16"], &["--sizes", "100x64"]),
+        (2, &["0 steps"], &["--steps", "0"]),
+        (2, &["guidance"], &["--cfg", "-1"]),
+        (2, &["shard"], &["--shard", "3/2"]),
+        (2, &["shard"], &["--shard", "half"]),
+        (2, &["minutes"], &["--max-minutes", "0"]),
+        (2, &["--samples"], &["--samples", "0"]),
+        (
+            1,
+            &["nowhere.safetensors"],
+            &["--observe-on", "nowhere.safetensors"],
+        ),
+        (2, &["folder"], &["-o", "./"]),
+    ] {
+        let mut line = [&["calibrate"], args].concat();
+        if !args.contains(&"-o") {
+            line.extend(["-o", "a.json"]);
+        }
+        refused(&dir, code, words, &line);
+        assert!(!dir.path().join("a.json").exists());
+    }
+    refused(&dir, 2, &["--output"], &["calibrate"]);
+}
+
+/// The numbers of a NaN weight reach no file, and the message names the layer.
+#[test]
+fn a_damaged_model_is_named() {
+    let dir = TempDir::new().unwrap();
+    let mut bytes = fs::read(common::cli::tiny()).unwrap();
+    let header = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let name = "model.diffusion_model.transformer_blocks.3.img_mlp.net.0.proj.weight";
+    let (from, _) = header.1.info(name).unwrap().data_offsets;
+    bytes[header.0 + 8 + from + 11] = 0x7f;
+    fs::write(dir.path().join("nan.safetensors"), bytes).unwrap();
+    let line = [
+        &["calibrate", "--model", "nan.safetensors"],
+        &QUICK[..],
+        &["--samples", "2", "-o", "a.json"],
+    ]
+    .concat();
+    refused(
+        &dir,
+        1,
+        &[
+            "sample 0",
+            "step 1",
+            "transformer_blocks.3.img_mlp.net.0.proj",
+            "inspect",
+        ],
+        &line,
+    );
+    assert_eq!(files(dir.path()), ["nan.safetensors"]);
+}
+
+#[test]
+fn conversion_takes_the_right_file_only() {
+    let dir = TempDir::new().unwrap();
+    calibrate(&dir, &["--samples", "3", "-o", "tiny.json"]);
+    let base = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("models/tiny/qwen-tiny-base-aio-fp8.safetensors");
+    calibrate(
+        &dir,
+        &[
+            "--samples",
+            "3",
+            "--model",
+            base.to_str().unwrap(),
+            "-o",
+            "base.json",
+        ],
+    );
+    let convert = |more: &[&'static str]| {
+        [
+            &[
+                "convert",
+                "tiny",
+                "--policy",
+                "v3",
+                "--assume-unscaled",
+                "-o",
+                "v3.safetensors",
+            ],
+            more,
+        ]
+        .concat()
+    };
+    // Another model's ranges are used on request only.
+    refused(
+        &dir,
+        1,
+        &["base.json", "qwen-tiny-base", "--foreign-calib"],
+        &convert(&["--calib", "base.json"]),
+    );
+    done(&dir, &convert(&["--calib", "base.json", "--foreign-calib"]));
+    // A layer set that differs.
+    let text = String::from_utf8(read(&dir, "tiny.json")).unwrap();
+    let without: Vec<&str> = text
+        .lines()
+        .filter(|l| !l.starts_with(r#""transformer_blocks.2.attn.to_q":"#))
+        .collect();
+    fs::write(dir.path().join("less.json"), without.join("\n")).unwrap();
+    refused(
+        &dir,
+        1,
+        &[
+            "less.json",
+            "transformer_blocks.2.attn.to_q",
+            "another model",
+        ],
+        &convert(&["--calib", "less.json", "--force"]),
+    );
+    fs::write(
+        dir.path().join("more.json"),
+        text.replace(
+            "transformer_blocks.2.attn.to_q",
+            "transformer_blocks.99.attn.to_q",
+        ),
+    )
+    .unwrap();
+    refused(
+        &dir,
+        1,
+        &[
+            "more.json",
+            "transformer_blocks.99.attn.to_q",
+            "another model",
+        ],
+        &convert(&["--calib", "more.json", "--force"]),
+    );
+    refused(
+        &dir,
+        1,
+        &["tiny.json", "no statistic"],
+        &convert(&["--calib", "tiny.json", "--calib-stat", "mean", "--force"]),
+    );
+
+    // max does no harm, p99 does.
+    let quiet = done(&dir, &convert(&["--calib", "tiny.json", "--force"]));
+    assert!(!stderr(&quiet).contains("harms"), "{}", stderr(&quiet));
+    let loud = done(
+        &dir,
+        &convert(&["--calib", "tiny.json", "--calib-stat", "p99", "--force"]),
+    );
+    assert!(
+        stderr(&loud).contains("harms") && stderr(&loud).contains("clipped"),
+        "{}",
+        stderr(&loud)
+    );
+
+    // input_scale = amax / 2688 or amax / 448, of the statistic for that format.
+    let v3 = |stat: &'static str| {
+        done(
+            &dir,
+            &convert(&["--calib", "tiny.json", "--calib-stat", stat, "--force"]),
+        );
+        let bytes = read(&dir, "v3.safetensors");
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        ["attn.to_q", "img_mod.1"].map(|layer| {
+            let name = format!("model.diffusion_model.transformer_blocks.4.{layer}.input_scale");
+            f32::from_le_bytes(file.tensor(&name).unwrap().data().try_into().unwrap())
+        })
+    };
+    let listed: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for stat in ["max", "p99.99", "mse", "headroom", "run-p99.9"] {
+        let entry = |layer: &str, format: &str| {
+            let layer = format!("transformer_blocks.4.{layer}");
+            listed["layers"][&layer]["statistics"][stat][format]["amax"]
+                .as_f64()
+                .unwrap()
+        };
+        let expected = [
+            entry("attn.to_q", "nvfp4") / 2688.0,
+            entry("img_mod.1", "fp8") / 448.0,
+        ];
+        for (got, expected) in v3(stat).into_iter().zip(expected) {
+            assert!(
+                (f64::from(got) / expected - 1.0).abs() < 1e-6,
+                "{stat}: {got} {expected}"
+            );
+        }
+    }
+    // The converted model can be observed in turn; the file says both.
+    let line = [
+        &["calibrate", "--observe-on", "v3.safetensors"],
+        &QUICK[..],
+        &["--samples", "2", "-o", "on.json"],
+    ]
+    .concat();
+    done(&dir, &line);
+    let on: serde_json::Value = serde_json::from_slice(&read(&dir, "on.json")).unwrap();
+    assert_eq!(on["model"], listed["model"]);
+    assert_eq!(on["observed"]["name"], "v3");
+    assert_ne!(on["observed"]["fingerprint"], on["model"]["fingerprint"]);
+    done(&dir, &convert(&["--calib", "on.json", "--force"]));
+    refused(
+        &dir,
+        1,
+        &["on.json", "observed"],
+        &["calibrate", "merge", "tiny.json", "on.json", "-o", "m.json"],
+    );
+}
+
+#[test]
+fn flat_files_and_captures() {
+    let dir = TempDir::new().unwrap();
+    calibrate(&dir, &["--samples", "2", "-o", "a.json"]);
+    done(
+        &dir,
+        &[
+            "calibrate",
+            "export",
+            "a.json",
+            "-o",
+            "flat.json",
+            "--stat",
+            "p99.9",
+        ],
+    );
+    let flat: serde_json::Value = serde_json::from_slice(&read(&dir, "flat.json")).unwrap();
+    let listed: serde_json::Value = serde_json::from_slice(&read(&dir, "a.json")).unwrap();
+    let layers = listed["layers"].as_object().unwrap();
+    assert_eq!(flat.as_object().unwrap().len(), layers.len());
+    assert!(
+        layers
+            .iter()
+            .all(|(name, entry)| flat[name] == entry["percentiles"]["p99.9"])
+    );
+    let export = [
+        "calibrate",
+        "export",
+        "a.json",
+        "-o",
+        "b.json",
+        "--stat",
+        "mse",
+    ];
+    refused(&dir, 2, &["--format"], &export);
+    done(&dir, &[&export[..], &["--format", "fp8"]].concat());
+
+    let sums = r#"{"layers": {"a.img_mod.1_bin0": {"amax": 20.3, "p99_9": 9, "count": 1}, "a.attn.to_q_bin0": {"amax": 300.11, "p99_9": 90, "count": 96.0}}}"#;
+    fs::write(dir.path().join("CALIB_DATA.json"), sums).unwrap();
+    let import = ["calibrate", "import", "CALIB_DATA.json", "-o", "in.json"];
+    refused(&dir, 1, &["CALIB_DATA.json", "sums", "--calls"], &import);
+    let output = done(&dir, &[&import[..], &["--calls", "20"]].concat());
+    assert!(stderr(&output).contains("sums"), "{}", stderr(&output));
+    let means: serde_json::Value = serde_json::from_slice(&read(&dir, "in.json")).unwrap();
+    assert!((means["layers"]["a.attn.to_q"]["amax"].as_f64().unwrap() - 15.0055).abs() < 1e-4);
+    let maxima = sums
+        .replace(r#""count": 1}"#, r#""count": 12}"#)
+        .replace("96.0", "12")
+        .replace("20.3", "20.25")
+        .replace("300.11", "300");
+    fs::write(dir.path().join("CALIB_DATA.json"), maxima).unwrap();
+    refused(&dir, 2, &["in.json", "--force"], &import);
+    let output = done(&dir, &[&import[..], &["--force"]].concat());
+    assert!(stderr(&output).contains("maxima"), "{}", stderr(&output));
+    done(
+        &dir,
+        &[
+            "calibrate",
+            "export",
+            "in.json",
+            "-o",
+            "flat2.json",
+            "--stat",
+            "p99.9",
+        ],
+    );
+    refused(
+        &dir,
+        1,
+        &["p99.99", "it has max, p99.9"],
+        &[
+            "calibrate",
+            "export",
+            "in.json",
+            "-o",
+            "flat3.json",
+            "--stat",
+            "p99.99",
+        ],
+    );
+}
+
+/// A plan file draws; the same file and seed draw the same.
+#[test]
+fn plans_are_reproducible() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("p.txt"), "a large red star in the center on a plain blue background\na small white ring at the top on a striped gray background\n").unwrap();
+    fs::write(dir.path().join("plan.json"), r#"{"prompts": ["p.txt"], "sizes": [[32, 32], [48, 32]], "steps": [1, 2], "cfg": [1, 3], "samples": 5}"#).unwrap();
+    for name in ["a.json", "b.json"] {
+        done(&dir, &["calibrate", "--plan", "plan.json", "-o", name]);
+    }
+    assert!(read(&dir, "a.json") == read(&dir, "b.json"));
+    let file: serde_json::Value = serde_json::from_slice(&read(&dir, "a.json")).unwrap();
+    let part = &file["run"]["parts"][0];
+    assert_eq!(part["plan"], "drawn");
+    assert_eq!(part["done"], serde_json::json!([[0, 4]]));
+    assert_eq!(part["sizes"], serde_json::json!(["32x32", "48x32"]));
+}
