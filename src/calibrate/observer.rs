@@ -7,7 +7,7 @@ use candle_core::{Storage, Tensor, TensorId};
 use rayon::prelude::*;
 
 use crate::context::Observer;
-use crate::numerics::tally::{Elements, Tally};
+use crate::numerics::tally::{Elements, Scratch, Tally};
 use crate::ops::operand;
 use crate::quantize::calibration::capture::{Capture, LEVELS, Tap, level_of};
 
@@ -30,6 +30,7 @@ struct Seen {
     last: Option<(TensorId, usize)>,
     /// By tap: the largest magnitude of this sample.
     largest: Vec<f32>,
+    scratch: Scratch,
     /// What could not be counted, and why.
     fault: Option<String>,
 }
@@ -134,6 +135,7 @@ impl Seen {
         };
         let x = operand(storage, layout)?;
         let levels = &mut self.capture.taps[tap].levels;
+        let scratch = &mut self.scratch;
         match self.levels.as_slice() {
             [] => candle_core::bail!("nothing said at which noise level it runs"),
             [sigma] if x.len() > AT_ONCE => {
@@ -141,10 +143,11 @@ impl Seen {
                 tally_of(levels, *sigma).merge(&parts);
                 Ok(parts.amax)
             }
-            [sigma] => Ok(tally_of(levels, *sigma).add(x, k, 0)),
+            [sigma] => Ok(tally_of(levels, *sigma).add(x, k, 0, scratch)),
             sigmas if sigmas.len() * k == x.len() => {
                 let rows = x.chunks(k).zip(sigmas).enumerate();
-                let largest = rows.map(|(row, (x, sigma))| tally_of(levels, *sigma).add(x, k, row));
+                let largest =
+                    rows.map(|(row, (x, sigma))| tally_of(levels, *sigma).add(x, k, row, scratch));
                 // NaN is above all others.
                 Ok(largest.max_by(f32::total_cmp).unwrap_or(0.0))
             }
@@ -161,15 +164,15 @@ fn tally_of(levels: &mut [Option<Box<Tally>>; LEVELS], sigma: f32) -> &mut Tally
 fn in_parts(x: &[f32], k: usize) -> Tally {
     let rows = (AT_ONCE / k).max(1);
     let parts = x.par_chunks(rows * k).enumerate();
-    let add = |mut tally: Tally, (i, x): (usize, &[f32])| {
-        tally.add(x, k, i * rows);
-        tally
+    let fresh = || (Tally::default(), Scratch::default());
+    let add = |(mut tally, mut scratch): (Tally, Scratch), (i, x): (usize, &[f32])| {
+        tally.add(x, k, i * rows, &mut scratch);
+        (tally, scratch)
     };
     let merge = |mut a: Tally, b: Tally| {
         a.merge(&b);
         a
     };
-    parts
-        .fold(Tally::default, add)
-        .reduce(Tally::default, merge)
+    let parts = parts.fold(fresh, add).map(|(tally, _)| tally);
+    parts.reduce(Tally::default, merge)
 }

@@ -28,16 +28,20 @@ impl<const BITS: u32> Log2Histogram<BITS> {
     /// Bins, with the one below all octaves (the first) and the one above.
     pub const BINS: usize = (OCTAVES << BITS) + 2;
 
-    /// The bin of a magnitude by its bits.
+    /// The bin of a magnitude by its bits. In 16 bits, of which vectors hold twice as many.
     #[inline(always)]
-    pub(super) fn bin_of_bits(magnitude: u32) -> u32 {
-        let first = (LOWEST >> (23 - BITS)) - 1;
-        (magnitude >> (23 - BITS)).clamp(first, first + Self::BINS as u32 - 1) - first
+    pub(super) fn bin_of_bits(magnitude: u32) -> u16 {
+        const { assert!(Self::BINS < 1 << 16 && BITS <= 8) };
+        let first = ((LOWEST >> (23 - BITS)) - 1) as u16;
+        let last = Self::BINS as u16 - 1;
+        ((magnitude >> (23 - BITS)) as u16)
+            .saturating_sub(first)
+            .min(last)
     }
 
     /// The bin of a number's magnitude.
     pub fn bin(x: f32) -> usize {
-        Self::bin_of_bits(x.abs().to_bits()) as usize
+        usize::from(Self::bin_of_bits(x.abs().to_bits()))
     }
 
     /// What belongs to a bin: from the first up to, without it, the second. The last bin ends nowhere.

@@ -2,7 +2,8 @@
 //! that parts add up to the same bits in any order.
 //!
 //! The trick: of 16 numbers (an NVFP4 block) the bins are found by shifts and clamps, which vectorise; only the increments
-//! are scalar. Per number of a block the place below the block's largest is counted in one of [`SAMPLED`] blocks.
+//! are scalar, in a [`Scratch`] that stays in the first cache, from which the few octaves that were met are added to the
+//! counts. Per number of a block the place below the block's largest is counted in one of [`SAMPLED`] blocks.
 
 mod histogram;
 mod predict;
@@ -89,18 +90,25 @@ impl Tally {
     ///
     /// # Panics
     /// If `k` is 0.
-    pub fn add(&mut self, x: &[f32], k: usize, row: usize) -> f32 {
+    pub fn add(&mut self, x: &[f32], k: usize, row: usize, scratch: &mut Scratch) -> f32 {
         let mut largest = 0;
-        for (i, x) in x.chunks(k).enumerate() {
-            let magnitude = add_row(
-                x,
-                row + i,
-                self.elements.counts_mut(),
-                self.blocks.counts_mut(),
-                &mut self.profile.counts,
-            );
-            // As bits magnitudes are in order, NaN above all of them.
-            largest = largest.max(magnitude);
+        // Before a count of 32 bits could overflow.
+        let rows = (1 << 30) / k.max(1) + 1;
+        for (part, x) in x.chunks(rows * k).enumerate() {
+            let mut met = [u32::MAX, 0];
+            for (i, x) in x.chunks(k).enumerate() {
+                let row = row + part * rows + i;
+                let mut to = To {
+                    elements: &mut *scratch,
+                    blocks: self.blocks.counts_mut(),
+                    profile: &mut self.profile.counts,
+                };
+                let [low, high] = add_row(x, row, &mut to);
+                // As bits magnitudes are in order, NaN above all of them.
+                met = [met[0].min(low), met[1].max(high)];
+            }
+            scratch.empty_into(self.elements.counts_mut(), met);
+            largest = largest.max(met[1]);
         }
         self.amax = f32::from_bits(self.amax.to_bits().max(largest));
         f32::from_bits(largest)
@@ -123,36 +131,130 @@ fn profile_row(bin: usize) -> usize {
     bin / ROW_BINS
 }
 
+/// Bins of a table, so many that a masked index is always inside.
+const TABLE: usize = Elements::BINS.next_power_of_two();
+/// Blocks whose bins are found before they are counted: apart, since a load that meets part of a wide store waits for it.
+const TOGETHER: usize = 16;
+
+/// Where magnitudes are counted first: two tables in turn, so that equal neighbours do not wait for each other.
+#[derive(Clone, Debug)]
+pub struct Scratch {
+    even: Box<[u32; TABLE]>,
+    odd: Box<[u32; TABLE]>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            even: Box::new([0; TABLE]),
+            odd: Box::new([0; TABLE]),
+        }
+    }
+}
+
+impl Scratch {
+    fn count(&mut self, bins: &[u16]) {
+        let (fours, rest) = bins.as_chunks::<4>();
+        let place = |bin: u64| bin as usize % TABLE;
+        for [a, b, c, d] in fours {
+            // One load for four.
+            let four =
+                u64::from(*a) | u64::from(*b) << 16 | u64::from(*c) << 32 | u64::from(*d) << 48;
+            self.even[place(four)] += 1;
+            self.odd[place(four >> 16)] += 1;
+            self.even[place(four >> 32)] += 1;
+            self.odd[place(four >> 48)] += 1;
+        }
+        rest.iter()
+            .for_each(|bin| self.even[place(u64::from(*bin))] += 1);
+    }
+
+    /// Adds the counts of magnitudes with these bits, the smallest and the largest met.
+    fn empty_into(&mut self, counts: &mut [u64], [smallest, largest]: [u32; 2]) {
+        let met = Elements::bin_of_bits(smallest)..=Elements::bin_of_bits(largest);
+        if met.is_empty() {
+            return;
+        }
+        let met = usize::from(*met.start())..=usize::from(*met.end());
+        let scratch = self.even[met.clone()]
+            .iter_mut()
+            .zip(&mut self.odd[met.clone()]);
+        for (n, (even, odd)) in counts[met].iter_mut().zip(scratch) {
+            *n += u64::from(std::mem::take(even)) + u64::from(std::mem::take(odd));
+        }
+    }
+}
+
+/// What a row is added to.
+struct To<'a> {
+    elements: &'a mut Scratch,
+    blocks: &'a mut [u64],
+    profile: &'a mut [[u64; PARTS + 1]],
+}
+
 multiversion! {
-    /// Counts one row and returns the bits of its largest magnitude.
-    fn add_row(x: &[f32], row: usize, elements: &mut [u64], blocks: &mut [u64], profile: &mut [[u64; PARTS + 1]]) -> u32 {
-        let elements = &mut elements[..Elements::BINS];
+    /// Counts row `row` and returns the bits of its smallest and its largest magnitude.
+    fn add_row(x: &[f32], row: usize, to: &mut To<'_>) -> [u32; 2] {
         let mut largest = 0;
-        for (column, block) in x.chunks(BLOCK).enumerate() {
-            let mut bins = [0u32; BLOCK];
-            let mut max = 0;
-            for (bin, x) in bins.iter_mut().zip(block) {
-                let magnitude = x.to_bits() & 0x7fff_ffff;
-                max = max.max(magnitude);
-                *bin = Elements::bin_of_bits(magnitude);
-            }
-            for bin in &bins[..block.len()] {
-                elements[*bin as usize] += 1;
-            }
-            let bin = Blocks::bin_of_bits(max) as usize;
-            blocks[bin] += 1;
-            largest = largest.max(max);
-            if (row + column) % SAMPLED == 0 && bin > 0 {
-                let counts = &mut profile[profile_row(bin)];
-                let parts = PARTS as f32 / f32::from_bits(max);
-                for x in block {
-                    let part = ((x.abs() * parts) as usize).min(PARTS - 1);
-                    let is_largest = x.to_bits() & 0x7fff_ffff == max;
-                    counts[if is_largest { PARTS } else { part }] += 1;
+        let mut low = [u32::MAX; BLOCK];
+        let (whole, rest) = x.as_chunks::<BLOCK>();
+        let mut bins = [[0u16; BLOCK]; TOGETHER];
+        let mut tops = [0u32; TOGETHER];
+        for (part, blocks) in whole.chunks(TOGETHER).enumerate() {
+            for ((x, bins), top) in blocks.iter().zip(&mut bins).zip(&mut tops) {
+                *top = 0;
+                for i in 0..BLOCK {
+                    let magnitude = x[i].to_bits() & MAGNITUDE;
+                    *top = (*top).max(magnitude);
+                    low[i] = low[i].min(magnitude);
+                    bins[i] = Elements::bin_of_bits(magnitude);
                 }
             }
+            to.elements.count(bins[..blocks.len()].as_flattened());
+            for (i, (x, top)) in blocks.iter().zip(tops).enumerate() {
+                largest = largest.max(top);
+                add_block(x, top, is_sampled(row, part * TOGETHER + i), to);
+            }
         }
-        largest
+        if !rest.is_empty() {
+            let magnitudes = rest.iter().map(|x| x.to_bits() & MAGNITUDE);
+            let top = magnitudes.clone().max().unwrap_or(0);
+            largest = largest.max(top);
+            low[0] = low[0].min(magnitudes.clone().min().unwrap_or(u32::MAX));
+            magnitudes.for_each(|magnitude| to.elements.count(&[Elements::bin_of_bits(magnitude)]));
+            add_block(rest, top, is_sampled(row, whole.len()), to);
+        }
+        [low.into_iter().min().unwrap_or(u32::MAX), largest]
+    }
+}
+
+/// All bits but the sign.
+const MAGNITUDE: u32 = 0x7fff_ffff;
+
+/// Whether the numbers of a block are looked at: one in eight of each row, others in the next.
+#[inline(always)]
+fn is_sampled(row: usize, column: usize) -> bool {
+    (row + column).is_multiple_of(SAMPLED)
+}
+
+/// Counts a block whose largest magnitude has the bits `top`.
+#[inline(always)]
+fn add_block(x: &[f32], top: u32, sampled: bool, to: &mut To<'_>) {
+    let bin = usize::from(Blocks::bin_of_bits(top));
+    to.blocks[bin] += 1;
+    if !sampled || bin == 0 {
+        return;
+    }
+    let parts = PARTS as f32 / f32::from_bits(top);
+    let mut places = [0u16; BLOCK];
+    for (place, x) in places.iter_mut().zip(x) {
+        let part = ((x.abs() * parts) as i32).min(PARTS as i32 - 1) as u16;
+        let is_largest = x.to_bits() & MAGNITUDE == top;
+        *place = if is_largest { PARTS as u16 } else { part };
+    }
+    let counts = &mut to.profile[profile_row(bin)];
+    for place in &places[..x.len()] {
+        counts[usize::from(*place)] += 1;
     }
 }
 
@@ -169,11 +271,11 @@ mod tests {
             prop_assume!(rows > 0);
             let x = &x[..rows * k];
             let mut whole = Tally::default();
-            whole.add(x, k, 0);
+            whole.add(x, k, 0, &mut Scratch::default());
             let cut = cut.min(rows);
             let (mut a, mut b) = (Tally::default(), Tally::default());
-            b.add(&x[cut * k..], k, cut);
-            a.add(&x[..cut * k], k, 0);
+            b.add(&x[cut * k..], k, cut, &mut Scratch::default());
+            a.add(&x[..cut * k], k, 0, &mut Scratch::default());
             b.merge(&a);
             prop_assert_eq!(&whole, &b);
 
@@ -192,7 +294,7 @@ mod tests {
     fn what_is_no_number_shows() {
         for bad in [f32::NAN, f32::INFINITY, -f32::INFINITY] {
             let mut tally = Tally::default();
-            tally.add(&[1.0, bad, 2.0], 3, 0);
+            tally.add(&[1.0, bad, 2.0], 3, 0, &mut Scratch::default());
             assert!(!tally.amax.is_finite(), "{bad}");
         }
     }
@@ -201,7 +303,7 @@ mod tests {
     fn a_profile_counts_one_block_in_eight() {
         let mut tally = Tally::default();
         let row: Vec<f32> = (0..64 * BLOCK).map(|i| (i % BLOCK + 1) as f32).collect();
-        tally.add(&row, row.len(), 0);
+        tally.add(&row, row.len(), 0, &mut Scratch::default());
         let counts = &tally.profile.counts[profile_row(Blocks::bin(16.0))];
         // 1 to 16 of 16, twice as many parts.
         assert_eq!(counts.iter().sum::<u64>(), (8 * BLOCK) as u64);

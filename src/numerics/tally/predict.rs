@@ -150,7 +150,7 @@ impl Powers {
 mod tests {
     use super::super::super::error::ErrorStats;
     use super::super::super::{fp8, nvfp4};
-    use super::super::Tally;
+    use super::super::{Scratch, Tally};
 
     /// Student's t with 3 degrees of freedom, whose tails are heavy, in rows of unlike sizes.
     fn activations() -> Vec<f32> {
@@ -175,7 +175,7 @@ mod tests {
     fn predictions_come_true() {
         let x = activations();
         let mut tally = Tally::default();
-        tally.add(&x, 512, 0);
+        tally.add(&x, 512, 0, &mut Scratch::default());
         for ratio in [1.0 / 64.0, 0.1, 0.3, 1.0, 2.5, 64.0, 4096.0] {
             let amax = tally.amax * ratio;
             let (mut codes, mut scales) = (vec![0; x.len() / 2], vec![0; x.len() / 16]);
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn nothing_is_clipped_at_the_largest() {
         let mut tally = Tally::default();
-        tally.add(&[1.0, -3.001, 0.5, 0.0], 4, 0);
+        tally.add(&[1.0, -3.001, 0.5, 0.0], 4, 0, &mut Scratch::default());
         assert_eq!(tally.predict_fp8(tally.amax).clipped, 0.0);
         assert_eq!(tally.predict_nvfp4(tally.amax).clipped, 0.0);
         assert_eq!(Tally::default().predict_nvfp4(1.0).flushed, 0.0);

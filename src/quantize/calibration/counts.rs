@@ -8,13 +8,20 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 pub(super) fn encode(counts: &[u64]) -> String {
     let mut bytes = Vec::new();
     let mut zeros = 0;
-    for n in counts {
-        if *n == 0 {
-            zeros += 1;
+    for some in counts.chunks(16) {
+        // Most of a histogram is empty.
+        if some.iter().fold(0, |all, n| all | n) == 0 {
+            zeros += some.len() as u64;
             continue;
         }
-        put(&mut bytes, std::mem::take(&mut zeros));
-        put(&mut bytes, *n);
+        for n in some {
+            if *n == 0 {
+                zeros += 1;
+                continue;
+            }
+            put(&mut bytes, std::mem::take(&mut zeros));
+            put(&mut bytes, *n);
+        }
     }
     STANDARD_NO_PAD.encode(bytes)
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -192,11 +193,8 @@ impl CalibrationFile {
             }
             format!("{}:{entry}", json!(layer))
         });
-        let taps = self
-            .capture
-            .taps
-            .iter()
-            .map(|tap| json!(StoredTap::of(tap)).to_string());
+        let taps = self.capture.taps.par_iter();
+        let taps = taps.map(|tap| serde_json::to_string(&StoredTap::of(tap)).unwrap_or_default());
         let head = head.to_string();
         format!(
             "{},\n\"layers\":{{\n{}\n}},\n\"taps\":[\n{}\n]}}\n",
@@ -208,7 +206,6 @@ impl CalibrationFile {
 
     /// What there is to read of each tap.
     fn entries(&self) -> Vec<serde_json::Value> {
-        use rayon::prelude::*;
         self.capture.taps.par_iter().map(readable).collect()
     }
 

@@ -173,7 +173,7 @@ mod tests {
 
     fn seen(x: &[f32]) -> (Tap, Tally) {
         let mut tally = Tally::default();
-        tally.add(x, x.len(), 0);
+        tally.add(x, x.len(), 0, &mut Default::default());
         let mut tap = Tap::default();
         tap.levels[2] = Some(Box::new(tally));
         let whole = tap.whole();
