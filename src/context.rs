@@ -17,6 +17,11 @@ pub trait Observer: Send + Sync {
         let _ = sigmas;
     }
 
+    /// Whether [`Self::linear_input`] wants to be called: where nobody does, some inputs never exist.
+    fn watches_linears(&self) -> bool {
+        true
+    }
+
     /// The input of a linear layer, `[.., K]` in F32, just before it is used. `layer` is the layer's
     /// checkpoint name without the component prefix (`transformer_blocks.0.attn.to_q`).
     fn linear_input(&self, layer: &str, input: &Tensor) {
@@ -42,7 +47,11 @@ pub trait Observer: Send + Sync {
 /// The observer that sees nothing.
 pub struct Unobserved;
 
-impl Observer for Unobserved {}
+impl Observer for Unobserved {
+    fn watches_linears(&self) -> bool {
+        false
+    }
+}
 
 /// A request to stop, shared between the signal handler and the loops that honour it.
 #[derive(Clone, Default)]

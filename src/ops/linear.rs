@@ -3,13 +3,14 @@
 //! The weight stays where it is stored (the memory map) and in its format; what its activations become is decided when
 //! it is loaded. Low-rank adapters stay beside it: they are never merged, and see the activations unquantized.
 
-use candle_core::{Device, Storage, Tensor};
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
+use super::activation;
 use super::matmul::driver::{Extent, Finish};
 use super::matmul::{NonFinite, float, fp8, nvfp4};
+use super::rows::{LinearInput, Rows};
 use super::weight::{Input, LowRankWeight, Weight};
-use super::{activation, operand};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::context::Cx;
 
@@ -70,46 +71,82 @@ impl Linear {
     ///
     /// # Errors
     /// Where the last dimension of `x` is not `in`, `x` is not F32, or a number that is to be quantized is not finite.
-    pub fn forward(&self, x: &Tensor, cx: &Cx) -> candle_core::Result<Tensor> {
-        self.apply(x, &mut Quantized::default(), false, cx)
+    pub fn forward<'a>(
+        &self,
+        x: impl Into<LinearInput<'a>>,
+        cx: &Cx,
+    ) -> candle_core::Result<Tensor> {
+        let [y] = Self::apply_each([self], x.into(), false, cx)?;
+        Ok(y)
     }
 
     /// [`Self::forward`] followed by GELU in its tanh form, while the outputs are still in the cache.
     ///
     /// # Errors
     /// As [`Self::forward`].
-    pub fn forward_gelu(&self, x: &Tensor, cx: &Cx) -> candle_core::Result<Tensor> {
-        self.apply(x, &mut Quantized::default(), true, cx)
+    pub fn forward_gelu<'a>(
+        &self,
+        x: impl Into<LinearInput<'a>>,
+        cx: &Cx,
+    ) -> candle_core::Result<Tensor> {
+        let [y] = Self::apply_each([self], x.into(), true, cx)?;
+        Ok(y)
     }
 
     /// [`Self::forward`] of several layers with one input, which is quantized once for those that quantize it alike.
     ///
     /// # Errors
     /// As [`Self::forward`].
-    pub fn forward_each<const N: usize>(
+    pub fn forward_each<'a, const N: usize>(
         layers: [&Self; N],
-        x: &Tensor,
+        x: impl Into<LinearInput<'a>>,
         cx: &Cx,
     ) -> candle_core::Result<[Tensor; N]> {
-        let x = x.contiguous()?;
+        Self::apply_each(layers, x.into(), false, cx)
+    }
+
+    /// The layers one after the other, each with GELU if `gelu`. A norm becomes a tensor only if somebody needs all of it
+    /// in F32: who watches, a layer that quantizes nothing, an adapter.
+    fn apply_each<const N: usize>(
+        layers: [&Self; N],
+        x: LinearInput<'_>,
+        gelu: bool,
+        cx: &Cx,
+    ) -> candle_core::Result<[Tensor; N]> {
+        let tensor;
+        let only_quantized = || layers.iter().all(|layer| layer.only_quantizes());
+        let x = match x {
+            LinearInput::Norm(_) if !cx.observer.watches_linears() && only_quantized() => x,
+            _ => {
+                tensor = x.tensor()?;
+                LinearInput::Tensor(&tensor)
+            }
+        };
         let mut quantized = Quantized::default();
         let mut outputs = Vec::with_capacity(N);
         for layer in layers {
-            outputs.push(layer.apply(&x, &mut quantized, false, cx)?);
+            outputs.push(layer.apply(x, &mut quantized, gelu, cx)?);
         }
         outputs
             .try_into()
             .map_err(|_| candle_core::Error::Msg("an output per layer".to_owned()))
     }
 
+    /// Whether all it does with its input is to quantize it, row by row.
+    fn only_quantizes(&self) -> bool {
+        self.input != Input::F32 && self.adapters.is_empty()
+    }
+
     fn apply(
         &self,
-        x: &Tensor,
+        x: LinearInput<'_>,
         quantized: &mut Quantized,
         gelu: bool,
         cx: &Cx,
     ) -> candle_core::Result<Tensor> {
-        cx.observer.linear_input(&self.name, x);
+        if let LinearInput::Tensor(x) = x {
+            cx.observer.linear_input(&self.name, x);
+        }
         let mut shape = x.dims().to_vec();
         if shape.last() != Some(&self.in_features) {
             candle_core::bail!(
@@ -118,15 +155,12 @@ impl Linear {
                 self.in_features
             );
         }
-        let x = x.contiguous()?;
-        let (storage, layout) = x.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else {
-            candle_core::bail!("{}: the input is not in main memory", self.name);
-        };
-        let x = operand(storage, layout)?;
-        let mut out = vec![0.0; x.len() / self.in_features.max(1) * self.out_features];
-        self.multiply(x, quantized, gelu, (&mut out, cx))
-            .map_err(|e| e.in_layer(&self.name))?;
+        let out = x.read(|rows| {
+            let mut out = vec![0.0; rows.m() * self.out_features];
+            self.multiply(rows, quantized, gelu, (&mut out, cx))
+                .map_err(|e| e.in_layer(&self.name))?;
+            Ok(out)
+        })?;
         if let Some(last) = shape.last_mut() {
             *last = self.out_features;
         }
@@ -138,14 +172,14 @@ impl Linear {
     /// `out` `[m, out]` of `x` `[m, in]`: the weight's product, then the adapters', then GELU.
     fn multiply(
         &self,
-        x: &[f32],
+        x: Rows<'_>,
         quantized: &mut Quantized,
         gelu: bool,
         to: (&mut [f32], &Cx),
     ) -> Result<(), Fault> {
         let (out, Cx { machine, .. }) = to;
         let extent = Extent {
-            m: x.len() / self.in_features.max(1),
+            m: x.m(),
             n: self.out_features,
             k: self.in_features,
         };
@@ -159,7 +193,7 @@ impl Linear {
         match (&self.weight, self.input) {
             (Weight::Fp8 { .. }, Input::Fp8(scale)) => {
                 let rows = reuse(&mut quantized.fp8, self.input, || {
-                    fp8::Rows::quantize(*machine, x, extent.k, scale)
+                    fp8::Rows::quantize(*machine, x, scale)
                 })?;
                 rows.multiply(*machine, (&self.weight, extent), &finish, out)?;
             }
@@ -172,7 +206,7 @@ impl Linear {
                 Input::Nvfp4(scale),
             ) => {
                 let rows = reuse(&mut quantized.nvfp4, self.input, || {
-                    nvfp4::Rows::quantize(*machine, x, extent.k, scale)
+                    nvfp4::Rows::quantize(*machine, x, scale)
                 })?;
                 let stored = nvfp4::Stored {
                     codes: codes.bytes(),
@@ -185,10 +219,10 @@ impl Linear {
                 };
                 rows.multiply(*machine, (stored, extent), &finish, out)?;
             }
-            _ => float::multiply(*machine, x, (&self.weight, extent), &finish, out)?,
+            _ => float::multiply(*machine, &x.all(), (&self.weight, extent), &finish, out)?,
         }
         for adapter in &self.adapters {
-            adapter.add(*machine, x, extent, out)?;
+            adapter.add(*machine, &x.all(), extent, out)?;
         }
         if gelu && !plain {
             out.par_chunks_mut(self.out_features.max(1))

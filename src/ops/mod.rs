@@ -10,6 +10,7 @@ pub mod matmul;
 pub mod norm;
 pub(crate) mod product;
 pub mod rope;
+pub mod rows;
 pub(crate) mod simd;
 pub(crate) mod weight;
 

@@ -1,9 +1,10 @@
 //! Norms over the last dimension, each fused with what follows it, so that a row is read once.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::operand;
+use super::rows::LinearInput;
 use super::simd::{self, multiversion};
 
 multiversion! {
@@ -67,7 +68,7 @@ impl CustomOp2 for RmsNorm {
 }
 
 /// `LN(x) * (1 + scale) + shift` without affine parameters, eps 1e-6: `x` `[B, S, D]`, `shift` and `scale` `[B, D]`
-/// (adaptive layer norm of DiT, Peebles and Xie, 2023).
+/// (adaptive layer norm of DiT, Peebles and Xie, 2023). Rows are computed as they are read.
 ///
 /// # Errors
 /// Where the shapes do not fit.
@@ -75,52 +76,70 @@ pub fn layer_norm_modulate(
     x: &Tensor,
     shift: &Tensor,
     scale: &Tensor,
-) -> candle_core::Result<Tensor> {
-    x.contiguous()?.apply_op3_no_bwd(
-        &shift.contiguous()?,
-        &scale.contiguous()?,
-        &LayerNormModulate { eps: 1e-6 },
-    )
+) -> candle_core::Result<ModulatedNorm> {
+    let (b, s, d) = x.dims3()?;
+    if shift.dims() != [b, d] || scale.dims() != [b, d] {
+        candle_core::bail!(
+            "layer norm of {:?} modulated by {:?} and {:?}",
+            x.dims(),
+            shift.dims(),
+            scale.dims()
+        );
+    }
+    Ok(ModulatedNorm {
+        x: x.contiguous()?,
+        shift: shift.flatten_all()?.to_vec1()?,
+        scale: scale.flatten_all()?.to_vec1()?,
+        s,
+        d,
+    })
 }
 
-struct LayerNormModulate {
-    eps: f32,
+/// A modulated layer norm that is yet to be computed: [`layer_norm_modulate`].
+pub struct ModulatedNorm {
+    /// `[B, S, D]`.
+    x: Tensor,
+    /// `[B, D]`.
+    shift: Vec<f32>,
+    /// `[B, D]`.
+    scale: Vec<f32>,
+    /// Rows that share a shift and a scale, and their width.
+    s: usize,
+    d: usize,
 }
 
-impl CustomOp3 for LayerNormModulate {
-    fn name(&self) -> &'static str {
-        "layer-norm-modulate"
+impl ModulatedNorm {
+    /// All of it, `[B, S, D]`.
+    ///
+    /// # Errors
+    /// Where `x` is not F32 in main memory.
+    pub fn tensor(&self) -> candle_core::Result<Tensor> {
+        let values = LinearInput::Norm(self).read(|rows| Ok(rows.all().into_owned()))?;
+        Tensor::from_vec(values, self.x.shape(), self.x.device())
     }
 
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (x, shift, scale) = (operand(s1, l1)?, operand(s2, l2)?, operand(s3, l3)?);
-        let (b, s, d) = l1.shape().dims3()?;
-        if shift.len() != b * d || scale.len() != b * d {
-            candle_core::bail!(
-                "layer norm of {:?} modulated by {:?} and {:?}",
-                l1.dims(),
-                l2.dims(),
-                l3.dims()
-            );
-        }
+    /// What is normalised, contiguous.
+    pub(crate) fn x(&self) -> &Tensor {
+        &self.x
+    }
+
+    /// Row `row` `[D]` of the result; `x` is the same row of the input.
+    pub(crate) fn row(&self, row: usize, x: &[f32], out: &mut [f32]) {
+        let batch = row / self.s;
+        let at = batch * x.len()..(batch + 1) * x.len();
+        modulate_row(x, &self.shift[at.clone()], &self.scale[at], 1e-6, out);
+    }
+
+    /// All rows of the result; `x` are all numbers of the input.
+    pub(crate) fn rows(&self, x: &[f32]) -> Vec<f32> {
+        let d = self.d.max(1);
         let mut out = vec![0.0; x.len()];
         out.par_chunks_mut(d)
             .with_min_len(16)
+            .zip(x.par_chunks(d))
             .enumerate()
-            .for_each(|(row, out)| {
-                let at = row / s * d..(row / s + 1) * d;
-                let x = &x[row * d..(row + 1) * d];
-                modulate_row(x, &shift[at.clone()], &scale[at], self.eps, out);
-            });
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
+            .for_each(|(row, (out, x))| self.row(row, x, out));
+        out
     }
 }
 
@@ -149,6 +168,7 @@ mod tests {
             let x = values(&[2, 3, d], 1);
             let (shift, scale, w) = (values(&[2, d], 2), values(&[2, d], 3), values(&[d], 4));
             let got = layer_norm_modulate(&x, &shift, &scale).unwrap();
+            let got = got.tensor().unwrap();
             let centred = x.broadcast_sub(&x.mean_keepdim(2).unwrap()).unwrap();
             let var = centred.sqr().unwrap().mean_keepdim(2).unwrap();
             let normed = centred

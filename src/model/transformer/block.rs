@@ -10,7 +10,7 @@ use crate::context::Cx;
 use crate::ops::Linear;
 use crate::ops::activation::gated_residual;
 use crate::ops::attention::{Attention, Keys};
-use crate::ops::norm::layer_norm_modulate;
+use crate::ops::norm::{ModulatedNorm, layer_norm_modulate};
 use crate::ops::rope::{RopeTable, rms_norm_rope};
 
 /// What all blocks of one evaluation share.
@@ -166,8 +166,8 @@ impl JointAttention {
     /// Attention output of the image stream and, but for the last block, of the text stream.
     fn forward(
         &self,
-        img: &Tensor,
-        txt: &Tensor,
+        img: &ModulatedNorm,
+        txt: &ModulatedNorm,
         at: &BlockInput,
         cx: &Cx,
     ) -> candle_core::Result<(Tensor, Option<Tensor>)> {
@@ -217,7 +217,7 @@ impl FeedForward {
         })
     }
 
-    fn forward(&self, x: &Tensor, cx: &Cx) -> candle_core::Result<Tensor> {
+    fn forward(&self, x: &ModulatedNorm, cx: &Cx) -> candle_core::Result<Tensor> {
         self.out.forward(&self.proj.forward_gelu(x, cx)?, cx)
     }
 }

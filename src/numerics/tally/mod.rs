@@ -95,19 +95,14 @@ impl Tally {
         // Before a count of 32 bits could overflow.
         let rows = (1 << 30) / k.max(1) + 1;
         for (part, x) in x.chunks(rows * k).enumerate() {
-            let mut met = [u32::MAX, 0];
-            for (i, x) in x.chunks(k).enumerate() {
-                let row = row + part * rows + i;
-                let mut to = To {
-                    elements: &mut *scratch,
-                    blocks: self.blocks.counts_mut(),
-                    profile: &mut self.profile.counts,
-                };
-                let [low, high] = add_row(x, row, &mut to);
-                // As bits magnitudes are in order, NaN above all of them.
-                met = [met[0].min(low), met[1].max(high)];
-            }
+            let mut to = To {
+                elements: &mut *scratch,
+                blocks: self.blocks.counts_mut(),
+                profile: &mut self.profile.counts,
+            };
+            let met = add_rows(x, k, row + part * rows, &mut to);
             scratch.empty_into(self.elements.counts_mut(), met);
+            // As bits magnitudes are in order, NaN above all of them.
             largest = largest.max(met[1]);
         }
         self.amax = f32::from_bits(self.amax.to_bits().max(largest));
@@ -192,15 +187,41 @@ struct To<'a> {
     profile: &'a mut [[u64; PARTS + 1]],
 }
 
-multiversion! {
-    /// Counts row `row` and returns the bits of its smallest and its largest magnitude.
-    fn add_row(x: &[f32], row: usize, to: &mut To<'_>) -> [u32; 2] {
-        let mut largest = 0;
-        let mut low = [u32::MAX; BLOCK];
+/// Counts rows of `k`, the first of which is row `row`, and returns the bits of the smallest and the largest magnitude.
+fn add_rows(x: &[f32], k: usize, row: usize, to: &mut To<'_>) -> [u32; 2] {
+    let (whole, rest) = x.as_chunks::<BLOCK>();
+    if k.is_multiple_of(BLOCK) && rest.is_empty() {
+        return add_blocks(whole, k / BLOCK, row, to);
+    }
+    let mut met = [u32::MAX, 0];
+    for (i, x) in x.chunks(k).enumerate() {
         let (whole, rest) = x.as_chunks::<BLOCK>();
+        // More blocks in a row than there are: the row does not end.
+        let [low, high] = add_blocks(whole, whole.len() + 1, row + i, to);
+        met = [met[0].min(low), met[1].max(high)];
+        let magnitudes = rest.iter().map(|x| x.to_bits() & MAGNITUDE);
+        if let Some(top) = magnitudes.clone().max() {
+            for magnitude in magnitudes {
+                met = [met[0].min(magnitude), met[1].max(magnitude)];
+                to.elements.count(&[Elements::bin_of_bits(magnitude)]);
+            }
+            to.add_block(rest, top, (row + i + whole.len()).is_multiple_of(SAMPLED));
+        }
+    }
+    met
+}
+
+multiversion! {
+    /// Counts blocks, so many of which are a row, the first one being row `row`; returns the bits of the smallest and the
+    /// largest magnitude.
+    fn add_blocks(x: &[[f32; BLOCK]], per_row: usize, row: usize, to: &mut To<'_>) -> [u32; 2] {
+        let mut low = [u32::MAX; BLOCK];
+        let mut largest = 0;
         let mut bins = [[0u16; BLOCK]; TOGETHER];
         let mut tops = [0u32; TOGETHER];
-        for (part, blocks) in whole.chunks(TOGETHER).enumerate() {
+        // Of each row one block in eight is looked at, in the next row its neighbour.
+        let (mut row, mut column) = (row, 0);
+        for blocks in x.chunks(TOGETHER) {
             for ((x, bins), top) in blocks.iter().zip(&mut bins).zip(&mut tops) {
                 *top = 0;
                 for i in 0..BLOCK {
@@ -211,18 +232,14 @@ multiversion! {
                 }
             }
             to.elements.count(bins[..blocks.len()].as_flattened());
-            for (i, (x, top)) in blocks.iter().zip(tops).enumerate() {
+            for (x, top) in blocks.iter().zip(tops) {
                 largest = largest.max(top);
-                add_block(x, top, is_sampled(row, part * TOGETHER + i), to);
+                to.add_block(x, top, (row + column).is_multiple_of(SAMPLED));
+                column += 1;
+                if column == per_row {
+                    (row, column) = (row + 1, 0);
+                }
             }
-        }
-        if !rest.is_empty() {
-            let magnitudes = rest.iter().map(|x| x.to_bits() & MAGNITUDE);
-            let top = magnitudes.clone().max().unwrap_or(0);
-            largest = largest.max(top);
-            low[0] = low[0].min(magnitudes.clone().min().unwrap_or(u32::MAX));
-            magnitudes.for_each(|magnitude| to.elements.count(&[Elements::bin_of_bits(magnitude)]));
-            add_block(rest, top, is_sampled(row, whole.len()), to);
         }
         [low.into_iter().min().unwrap_or(u32::MAX), largest]
     }
@@ -231,30 +248,26 @@ multiversion! {
 /// All bits but the sign.
 const MAGNITUDE: u32 = 0x7fff_ffff;
 
-/// Whether the numbers of a block are looked at: one in eight of each row, others in the next.
-#[inline(always)]
-fn is_sampled(row: usize, column: usize) -> bool {
-    (row + column).is_multiple_of(SAMPLED)
-}
-
-/// Counts a block whose largest magnitude has the bits `top`.
-#[inline(always)]
-fn add_block(x: &[f32], top: u32, sampled: bool, to: &mut To<'_>) {
-    let bin = usize::from(Blocks::bin_of_bits(top));
-    to.blocks[bin] += 1;
-    if !sampled || bin == 0 {
-        return;
-    }
-    let parts = PARTS as f32 / f32::from_bits(top);
-    let mut places = [0u16; BLOCK];
-    for (place, x) in places.iter_mut().zip(x) {
-        let part = ((x.abs() * parts) as i32).min(PARTS as i32 - 1) as u16;
-        let is_largest = x.to_bits() & MAGNITUDE == top;
-        *place = if is_largest { PARTS as u16 } else { part };
-    }
-    let counts = &mut to.profile[profile_row(bin)];
-    for place in &places[..x.len()] {
-        counts[usize::from(*place)] += 1;
+impl To<'_> {
+    /// Counts a block whose largest magnitude has the bits `top`.
+    #[inline(always)]
+    fn add_block(&mut self, x: &[f32], top: u32, sampled: bool) {
+        let bin = usize::from(Blocks::bin_of_bits(top));
+        self.blocks[bin] += 1;
+        if !sampled || bin == 0 {
+            return;
+        }
+        let parts = PARTS as f32 / f32::from_bits(top);
+        let mut places = [0u16; BLOCK];
+        for (place, x) in places.iter_mut().zip(x) {
+            let part = ((x.abs() * parts) as i32).min(PARTS as i32 - 1) as u16;
+            let is_largest = x.to_bits() & MAGNITUDE == top;
+            *place = if is_largest { PARTS as u16 } else { part };
+        }
+        let counts = &mut self.profile[profile_row(bin)];
+        for place in &places[..x.len()] {
+            counts[usize::from(*place)] += 1;
+        }
     }
 }
 

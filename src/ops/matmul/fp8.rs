@@ -7,15 +7,14 @@
 //! ones, each by a fused multiply-add. With the earlier column in the high half that is the very chain of the
 //! definition, at two columns an instruction. Elsewhere the codes are widened to F32.
 
-use rayon::prelude::*;
-
+use super::NonFinite;
 use super::driver::{Extent, Finish, matmul};
 use super::float::{Portable, Widened};
-use super::{NonFinite, finite_amax};
 use crate::checkpoint::CheckpointError;
 use crate::numerics::e4m3::E4M3_TO_F32;
 use crate::numerics::fp8;
 use crate::numerics::machine::{Level, Machine};
+use crate::ops::rows;
 use crate::ops::weight::Weight;
 
 /// Activations `[m, k]` as E4M3 under one scale, in the order in which a machine's kernel reads them.
@@ -44,22 +43,23 @@ impl Rows {
     /// Where a number is not finite.
     pub(crate) fn quantize(
         machine: Machine,
-        x: &[f32],
-        k: usize,
+        x: rows::Rows<'_>,
         scale: Option<f32>,
     ) -> Result<Self, NonFinite> {
-        let amax = finite_amax(x, k)?;
-        let scale = scale.unwrap_or_else(|| fp8::scale_of(amax));
+        let scale = match scale {
+            Some(scale) => scale,
+            None => fp8::scale_of(x.amax()?),
+        };
         let packed = match machine.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16 => Packed::Bf16(pack_pairs(x, k, scale)),
+            Level::Avx512Bf16 => Packed::Bf16(pack_pairs(x, scale)?),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => Packed::F32x12(pack(x, k, scale)),
+            Level::Avx512 => Packed::F32x12(pack(x, scale)?),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => Packed::F32x6(pack(x, k, scale)),
-            _ => Packed::F32x4(pack(x, k, scale)),
+            Level::Avx2 => Packed::F32x6(pack(x, scale)?),
+            _ => Packed::F32x4(pack(x, scale)?),
         };
-        let m = x.len() / k.max(1);
+        let m = x.m();
         Ok(Self { scale, m, packed })
     }
 
@@ -101,45 +101,38 @@ impl Rows {
 }
 
 /// Groups of R rows, column by column, as the numbers that the codes stand for.
-fn pack<const R: usize>(x: &[f32], k: usize, scale: f32) -> Vec<[f32; R]> {
-    let mut packed = vec![[0.0; R]; x.len().div_ceil((R * k).max(1)) * k];
-    packed
-        .par_chunks_mut(k.max(1))
-        .zip(x.par_chunks((R * k).max(1)))
-        .for_each_init(
-            || vec![0; k],
-            |codes, (packed, x)| {
-                for (row, x) in x.chunks(k).enumerate() {
-                    fp8::quantize(x, scale, codes);
-                    for (step, code) in packed.iter_mut().zip(codes.iter()) {
-                        step[row] = E4M3_TO_F32[usize::from(*code)];
-                    }
-                }
-            },
-        );
-    packed
+fn pack<const R: usize>(x: rows::Rows<'_>, scale: f32) -> Result<Vec<[f32; R]>, NonFinite> {
+    let k = x.k();
+    let mut packed = vec![[0.0; R]; x.groups(R) * k];
+    x.pack::<R, _, _>(
+        &mut packed,
+        || vec![0; k],
+        |codes, packed, row, x| {
+            fp8::quantize(x, scale, codes);
+            for (step, code) in packed.iter_mut().zip(codes.iter()) {
+                step[row] = E4M3_TO_F32[usize::from(*code)];
+            }
+        },
+    )?;
+    Ok(packed)
 }
 
 /// Groups of 12 rows, pair by pair of columns.
 #[cfg(target_arch = "x86_64")]
-fn pack_pairs(x: &[f32], k: usize, scale: f32) -> Vec<[u32; 12]> {
-    let pairs = k.div_ceil(2);
-    let mut packed = vec![[0; 12]; x.len().div_ceil((12 * k).max(1)) * pairs];
-    packed
-        .par_chunks_mut(pairs.max(1))
-        .zip(x.par_chunks((12 * k).max(1)))
-        .for_each_init(
-            || vec![0; 2 * pairs],
-            |codes, (packed, x)| {
-                for (row, x) in x.chunks(k).enumerate() {
-                    fp8::quantize(x, scale, &mut codes[..k]);
-                    for (step, pair) in packed.iter_mut().zip(codes.as_chunks::<2>().0) {
-                        step[row] = bf16_bits(pair[0]) << 16 | bf16_bits(pair[1]);
-                    }
-                }
-            },
-        );
-    packed
+fn pack_pairs(x: rows::Rows<'_>, scale: f32) -> Result<Vec<[u32; 12]>, NonFinite> {
+    let (k, pairs) = (x.k(), x.k().div_ceil(2));
+    let mut packed = vec![[0; 12]; x.groups(12) * pairs];
+    x.pack::<12, _, _>(
+        &mut packed,
+        || vec![0; 2 * pairs],
+        |codes, packed, row, x| {
+            fp8::quantize(x, scale, &mut codes[..k]);
+            for (step, pair) in packed.iter_mut().zip(codes.as_chunks::<2>().0) {
+                step[row] = bf16_bits(pair[0]) << 16 | bf16_bits(pair[1]);
+            }
+        },
+    )?;
+    Ok(packed)
 }
 
 /// The BF16 bits of a code.

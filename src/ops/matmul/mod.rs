@@ -16,10 +16,6 @@ pub mod nvfp4;
 mod nvfp4_x86;
 mod transpose;
 
-use rayon::prelude::*;
-
-use crate::numerics::search::amax;
-
 /// An activation that is no number.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error("its input is {value} in row {row}, column {column}")]
@@ -30,25 +26,6 @@ pub struct NonFinite {
     pub row: usize,
     /// Column of K.
     pub column: usize,
-}
-
-/// The largest magnitude of `x` `[m, k]`.
-///
-/// # Errors
-/// Where a number is not finite.
-pub(crate) fn finite_amax(x: &[f32], k: usize) -> Result<f32, NonFinite> {
-    // As bits magnitudes are in order, NaN above all of them: `max` of floats would lose it.
-    let parts = x.par_chunks(1 << 16).map(|part| amax(part).to_bits());
-    let amax = f32::from_bits(parts.max().unwrap_or(0));
-    if amax.is_finite() {
-        return Ok(amax);
-    }
-    let at = x.iter().position(|v| !v.is_finite()).unwrap_or(0);
-    Err(NonFinite {
-        value: x[at],
-        row: at / k.max(1),
-        column: at % k.max(1),
-    })
 }
 
 #[cfg(test)]

@@ -10,15 +10,14 @@
 //! activations' codes, is known per block and subtracted where the sum begins. The sum of a block may be taken in any
 //! order, so codes are not put in order: first the high nibbles of four bytes, then the low ones.
 
-use rayon::prelude::*;
-
+use super::NonFinite;
 use super::driver::{Extent, Finish, Kernel, matmul};
-use super::{NonFinite, finite_amax};
 use crate::checkpoint::CheckpointError;
 use crate::numerics::machine::{Level, Machine};
 use crate::numerics::nvfp4::{self, BLOCK, BlockRule};
 use crate::numerics::widen::E4M3_TO_F32;
 use crate::numerics::{e2m1, swizzle};
+use crate::ops::rows;
 
 /// What is added to a doubled code of the weight to make it unsigned.
 pub(crate) const OFFSET: i8 = 12;
@@ -108,18 +107,19 @@ impl Rows {
     /// Where a number is not finite.
     pub(crate) fn quantize(
         machine: Machine,
-        x: &[f32],
-        k: usize,
+        x: rows::Rows<'_>,
         scale_2: Option<f32>,
     ) -> Result<Self, NonFinite> {
-        let amax = finite_amax(x, k)?;
-        let scale_2 = scale_2.unwrap_or_else(|| nvfp4::scale_2_of(amax));
+        let scale_2 = match scale_2 {
+            Some(scale_2) => scale_2,
+            None => nvfp4::scale_2_of(x.amax()?),
+        };
         let packed = match machine.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Avx512Bf16 => Packed::Eight(pack(x, k, scale_2)),
-            _ => Packed::Four(pack(x, k, scale_2)),
+            Level::Avx512 | Level::Avx512Bf16 => Packed::Eight(pack(x, scale_2)?),
+            _ => Packed::Four(pack(x, scale_2)?),
         };
-        let m = x.len() / k.max(1);
+        let m = x.m();
         Ok(Self { scale_2, m, packed })
     }
 
@@ -155,25 +155,21 @@ impl Rows {
 }
 
 /// Groups of R rows, block by block.
-fn pack<const R: usize>(x: &[f32], k: usize, scale_2: f32) -> Vec<Step<R>> {
-    let blocks = k / BLOCK;
-    let mut packed = vec![Step::ZERO; x.len().div_ceil((R * k).max(1)) * blocks];
-    packed
-        .par_chunks_mut(blocks.max(1))
-        .zip(x.par_chunks((R * k).max(1)))
-        .for_each_init(
-            || (vec![0; k / 2], vec![0; blocks]),
-            |(codes, scales), (packed, x)| {
-                for (row, x) in x.chunks(k).enumerate() {
-                    nvfp4::quantize(x, scale_2, BlockRule::Six, codes, scales);
-                    let codes = codes.as_chunks::<{ BLOCK / 2 }>().0;
-                    for ((step, codes), scale) in packed.iter_mut().zip(codes).zip(scales.iter()) {
-                        step.set(row, codes, *scale);
-                    }
-                }
-            },
-        );
-    packed
+fn pack<const R: usize>(x: rows::Rows<'_>, scale_2: f32) -> Result<Vec<Step<R>>, NonFinite> {
+    let (k, blocks) = (x.k(), x.k() / BLOCK);
+    let mut packed = vec![Step::ZERO; x.groups(R) * blocks];
+    x.pack::<R, _, _>(
+        &mut packed,
+        || (vec![0; k / 2], vec![0; blocks]),
+        |(codes, scales), packed, row, x| {
+            nvfp4::quantize(x, scale_2, BlockRule::Six, codes, scales);
+            let codes = codes.as_chunks::<{ BLOCK / 2 }>().0;
+            for ((step, codes), scale) in packed.iter_mut().zip(codes).zip(scales.iter()) {
+                step.set(row, codes, *scale);
+            }
+        },
+    )?;
+    Ok(packed)
 }
 
 /// Plain loops, 4 rows by 16 columns, in F32: the integers are far inside of its 24 bits, and compilers vectorise floats
