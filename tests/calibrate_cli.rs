@@ -587,3 +587,39 @@ fn plans_are_reproducible() {
     assert_eq!(part["done"], serde_json::json!([[0, 4]]));
     assert_eq!(part["sizes"], serde_json::json!(["32x32", "48x32"]));
 }
+
+/// What `calibs/README.md` says made a file makes it again, up to the rounding of other machines' kernels.
+#[test]
+fn committed_calibrations_are_what_their_commands_make() {
+    let dir = TempDir::new().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let listed = fs::read_to_string(root.join("calibs/README.md")).unwrap();
+    let base = root.join("models/tiny/qwen-tiny-base-aio-fp8.safetensors");
+    let base = base.to_str().unwrap();
+    for (name, args) in [
+        ("tiny-v2.json", &["--samples", "10"][..]),
+        ("tiny-base.json", &["--model", base, "--samples", "10"]),
+    ] {
+        let command = format!("--samples 10 -o calibs/{name}");
+        assert!(listed.contains(&command), "{command}");
+        done(&dir, &[&["calibrate"], args, &["-o", name]].concat());
+        let [made, there] = [dir.path().join(name), root.join("calibs").join(name)].map(|path| {
+            serde_json::from_slice::<serde_json::Value>(&fs::read(path).unwrap()).unwrap()
+        });
+        for key in ["model", "observed", "run", "never_ran", "version"] {
+            assert_eq!(made[key], there[key], "{name}: {key}");
+        }
+        let layers = there["layers"].as_object().unwrap();
+        assert_eq!(layers.len(), 170);
+        for (layer, entry) in layers {
+            let amax = |of: &serde_json::Value| of["amax"].as_f64().unwrap();
+            let ratio = amax(&made["layers"][layer]) / amax(entry);
+            assert!((ratio - 1.0).abs() < 1e-4, "{name}: {layer} {ratio}");
+        }
+    }
+    for (name, samples) in [("tiny-p999.json", 53), ("tiny-512.json", 512)] {
+        let text = fs::read(root.join("calibs").join(name)).unwrap();
+        let file: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(file["run"]["samples"], samples);
+    }
+}

@@ -19,7 +19,7 @@ pub type Elements = Log2Histogram<6>;
 pub type Blocks = Log2Histogram<4>;
 
 /// One block in so many is looked at closely: which one depends on its row and column alone.
-const SAMPLED: usize = 8;
+const SAMPLED: usize = 16;
 /// Parts of a block's range.
 const PARTS: usize = 32;
 /// Rows of [`Profile`]: two octaves of the block's largest magnitude each, and the two ends.
@@ -171,10 +171,9 @@ impl Scratch {
             return;
         }
         let met = usize::from(*met.start())..=usize::from(*met.end());
-        let scratch = self.even[met.clone()]
-            .iter_mut()
-            .zip(&mut self.odd[met.clone()]);
-        for (n, (even, odd)) in counts[met].iter_mut().zip(scratch) {
+        let even = self.even[met.clone()].iter_mut();
+        let both = even.zip(&mut self.odd[met.clone()]);
+        for (n, (even, odd)) in counts[met].iter_mut().zip(both) {
             *n += u64::from(std::mem::take(even)) + u64::from(std::mem::take(odd));
         }
     }
@@ -219,7 +218,7 @@ multiversion! {
         let mut largest = 0;
         let mut bins = [[0u16; BLOCK]; TOGETHER];
         let mut tops = [0u32; TOGETHER];
-        // Of each row one block in eight is looked at, in the next row its neighbour.
+        // Of each row one block in sixteen is looked at, in the next row its neighbour.
         let (mut row, mut column) = (row, 0);
         for blocks in x.chunks(TOGETHER) {
             for ((x, bins), top) in blocks.iter().zip(&mut bins).zip(&mut tops) {
@@ -313,13 +312,13 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_counts_one_block_in_eight() {
+    fn a_profile_counts_one_block_in_sixteen() {
         let mut tally = Tally::default();
         let row: Vec<f32> = (0..64 * BLOCK).map(|i| (i % BLOCK + 1) as f32).collect();
         tally.add(&row, row.len(), 0, &mut Scratch::default());
         let counts = &tally.profile.counts[profile_row(Blocks::bin(16.0))];
         // 1 to 16 of 16, twice as many parts.
-        assert_eq!(counts.iter().sum::<u64>(), (8 * BLOCK) as u64);
+        assert_eq!(counts.iter().sum::<u64>(), (4 * BLOCK) as u64);
         assert_eq!(
             (counts[2], counts[30], counts[31], counts[32]),
             (8, 8, 0, 8)
