@@ -161,11 +161,12 @@ mod tests {
                 .wrapping_add(1);
             ((state >> 40) as f32 + 0.5) / (1u64 << 24) as f32
         };
-        let mut normal = || (-2.0 * uniform().ln()).sqrt() * (6.283_185 * uniform()).cos();
+        let mut normal =
+            || (-2.0 * uniform().ln()).sqrt() * (std::f32::consts::TAU * uniform()).cos();
         (0..512 * 512)
             .map(|i| {
                 let chi = (0..3).map(|_| normal().powi(2)).sum::<f32>() / 3.0;
-                normal() / chi.sqrt() * 2f32.powi((i / 512 % 7) as i32 - 3)
+                normal() / chi.sqrt() * 2f32.powi(i / 512 % 7 - 3)
             })
             .collect()
     }
