@@ -321,7 +321,13 @@ mod tests {
         assert_eq!(counts.iter().sum::<u64>(), (4 * BLOCK) as u64);
         assert_eq!(
             (counts[2], counts[30], counts[31], counts[32]),
-            (8, 8, 0, 8)
+            (4, 4, 0, 4)
+        );
+        assert_eq!(tally.profile.below(Blocks::bin(16.0))[PARTS], 0.0);
+        // Blocks of a size that was not looked at are taken for blocks like all others.
+        assert_eq!(
+            tally.profile.below(1),
+            tally.profile.below(Blocks::bin(16.0))
         );
     }
 }
