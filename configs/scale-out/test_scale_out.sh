@@ -11,7 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 binary=$(realpath "${1:-$here/../../target/release/qwen-nvfp4}")
 [[ -x $binary ]] || { echo "$binary is missing; cargo build --release" >&2; exit 2; }
 tmp=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$tmp"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$tmp"' EXIT
 venv=${VENV:-$tmp/venv}
 export RAY_AUTH_MODE=disabled PATH="$tmp/bin:$PATH" # a cluster of one test, on one machine
 mkdir "$tmp/bin"
