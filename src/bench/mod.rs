@@ -1,3 +1,4 @@
-//! Reading pictures back to score a model.
+//! The benchmark: rows of converted models side by side, for speed and for quality.
 
+pub mod results;
 pub mod scorer;
