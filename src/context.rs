@@ -5,16 +5,42 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 
 use crate::numerics::machine::Machine;
+
+/// What the transformer's time goes into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Linear layers whose activations and weights are NVFP4, quantization and a fused norm included.
+    LinearNvfp4,
+    /// The same in FP8.
+    LinearFp8,
+    /// Linear layers with F32 activations, whatever their weights are stored in.
+    LinearF32,
+    /// Attention without its linear layers.
+    Attention,
+    /// Norms, rotary positions, gates and residuals.
+    Norm,
+}
 
 /// Watches a forward pass. Every method has an empty default.
 pub trait Observer: Send + Sync {
     /// The noise levels (sigmas in [0, 1]) to which what comes next belongs: one for all, or one for each row.
     fn noise_levels(&self, sigmas: &[f32]) {
         let _ = sigmas;
+    }
+
+    /// Whether [`Self::spent`] wants to be called.
+    fn times(&self) -> bool {
+        false
+    }
+
+    /// A part of the transformer took so long.
+    fn spent(&self, part: Part, time: Duration) {
+        let _ = (part, time);
     }
 
     /// Whether [`Self::linear_input`] wants to be called: where nobody does, some inputs never exist.
@@ -91,6 +117,17 @@ impl Default for Cx {
 }
 
 impl Cx {
+    /// Does `work`, and tells the observer how long it took, if it wants to know.
+    pub fn timed<T>(&self, part: Part, work: impl FnOnce() -> T) -> T {
+        if !self.observer.times() {
+            return work();
+        }
+        let start = Instant::now();
+        let done = work();
+        self.observer.spent(part, start.elapsed());
+        done
+    }
+
     /// The same context under other eyes.
     pub fn observed_by(&self, observer: Arc<dyn Observer>) -> Self {
         Self {

@@ -12,7 +12,7 @@ use super::matmul::{NonFinite, float, fp8, nvfp4};
 use super::rows::{LinearInput, Rows};
 use super::weight::{Input, LowRankWeight, Weight};
 use crate::checkpoint::{CheckpointError, Weights};
-use crate::context::Cx;
+use crate::context::{Cx, Part};
 
 /// A linear layer `[.., in] -> [.., out]` under its checkpoint name.
 pub struct Linear {
@@ -137,6 +137,15 @@ impl Linear {
         self.input != Input::F32 && self.adapters.is_empty()
     }
 
+    /// Which of the transformer's parts its time belongs to.
+    fn part(&self) -> Part {
+        match self.input {
+            Input::F32 => Part::LinearF32,
+            Input::Fp8(_) => Part::LinearFp8,
+            Input::Nvfp4(_) => Part::LinearNvfp4,
+        }
+    }
+
     fn apply(
         &self,
         x: LinearInput<'_>,
@@ -155,11 +164,13 @@ impl Linear {
                 self.in_features
             );
         }
-        let out = x.read(|rows| {
-            let mut out = vec![0.0; rows.m() * self.out_features];
-            self.multiply(rows, quantized, gelu, (&mut out, cx))
-                .map_err(|e| e.in_layer(&self.name))?;
-            Ok(out)
+        let out = cx.timed(self.part(), || {
+            x.read(|rows| {
+                let mut out = vec![0.0; rows.m() * self.out_features];
+                self.multiply(rows, quantized, gelu, (&mut out, cx))
+                    .map_err(|e| e.in_layer(&self.name))?;
+                Ok(out)
+            })
         })?;
         if let Some(last) = shape.last_mut() {
             *last = self.out_features;

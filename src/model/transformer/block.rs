@@ -6,7 +6,7 @@ use super::super::config::TransformerConfig;
 use super::conditioning::Conditioning;
 use super::embed::{Modulated, Modulation};
 use crate::checkpoint::{CheckpointError, Weights};
-use crate::context::Cx;
+use crate::context::{Cx, Part};
 use crate::ops::Linear;
 use crate::ops::activation::gated_residual;
 use crate::ops::attention::{Attention, Keys};
@@ -88,21 +88,24 @@ impl Block {
             txt_gate2,
         ] = txt_mod;
 
+        let add = |x: &Tensor, gate: &Tensor, y: Tensor| {
+            cx.timed(Part::Norm, || gated_residual(x, gate, &y))
+        };
         let img_in = layer_norm_modulate(&img, &shift1, &scale1)?;
         let txt_in = layer_norm_modulate(&txt, &txt_shift1, &txt_scale1)?;
         let (img_attn, txt_attn) = self.attn.forward(&img_in, &txt_in, at, cx)?;
 
-        let img = gated_residual(&img, &gate1, &img_attn)?;
+        let img = add(&img, &gate1, img_attn)?;
         let img_in = layer_norm_modulate(&img, &shift2, &scale2)?;
-        let img = gated_residual(&img, &gate2, &self.img_mlp.forward(&img_in, cx)?)?;
+        let img = add(&img, &gate2, self.img_mlp.forward(&img_in, cx)?)?;
         cx.observer.stage(&format!("{}.img", self.name), &img);
 
         let (Some(txt_mlp), Some(txt_attn)) = (&self.txt_mlp, txt_attn) else {
             return Ok((img, txt));
         };
-        let txt = gated_residual(&txt, &txt_gate1, &txt_attn)?;
+        let txt = add(&txt, &txt_gate1, txt_attn)?;
         let txt_in = layer_norm_modulate(&txt, &txt_shift2, &txt_scale2)?;
-        let txt = gated_residual(&txt, &txt_gate2, &txt_mlp.forward(&txt_in, cx)?)?;
+        let txt = add(&txt, &txt_gate2, txt_mlp.forward(&txt_in, cx)?)?;
         cx.observer.stage(&format!("{}.txt", self.name), &txt);
         Ok((img, txt))
     }
@@ -172,8 +175,12 @@ impl JointAttention {
         cx: &Cx,
     ) -> candle_core::Result<(Tensor, Option<Tensor>)> {
         let [q, k, v] = Linear::forward_each([&self.to_q, &self.to_k, &self.to_v], img, cx)?;
-        let q = rms_norm_rope(&q, &self.norm_q, &at.img_rope)?;
-        let k = rms_norm_rope(&k, &self.norm_k, &at.img_rope)?;
+        let rotate = |x, norm, rope| cx.timed(Part::Norm, || rms_norm_rope(x, norm, rope));
+        let attend = |attention: &Attention, q, k, v| {
+            cx.timed(Part::Attention, || attention.forward(q, k, v))
+        };
+        let q = rotate(&q, &self.norm_q, &at.img_rope)?;
+        let k = rotate(&k, &self.norm_k, &at.img_rope)?;
         let (added_k, added_v) = (&self.add_k_proj, &self.add_v_proj);
         let (added_q, [added_k, added_v]) = match &self.txt_query {
             Some(TextQuery { add_q_proj, .. }) => {
@@ -182,7 +189,7 @@ impl JointAttention {
             }
             None => (None, Linear::forward_each([added_k, added_v], txt, cx)?),
         };
-        let added_k = rms_norm_rope(&added_k, &self.norm_added_k, &at.txt_rope)?;
+        let added_k = rotate(&added_k, &self.norm_added_k, &at.txt_rope)?;
 
         let attention = Attention {
             heads: self.heads,
@@ -191,14 +198,14 @@ impl JointAttention {
         };
         let k = Tensor::cat(&[added_k, k], 1)?;
         let v = Tensor::cat(&[added_v, v], 1)?;
-        let img = attention.forward(&q, &k, &v)?;
+        let img = attend(&attention, &q, &k, &v)?;
         let img = self.to_out.forward(&img, cx)?;
 
         let (Some(query), Some(added_q)) = (&self.txt_query, added_q) else {
             return Ok((img, None));
         };
-        let added_q = rms_norm_rope(&added_q, &query.norm_added_q, &at.txt_rope)?;
-        let txt = attention.forward(&added_q, &k, &v)?;
+        let added_q = rotate(&added_q, &query.norm_added_q, &at.txt_rope)?;
+        let txt = attend(&attention, &added_q, &k, &v)?;
         Ok((img, Some(query.to_add_out.forward(&txt, cx)?)))
     }
 }
