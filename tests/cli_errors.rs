@@ -254,7 +254,7 @@ fn sizes_beyond_the_limits_say_the_limit() {
 fn policies_that_are_none_list_those_that_are() {
     let dir = TempDir::new().unwrap();
     let next =
-        "give --policy one of v1, v2, v3, v4, v5, modelopt, sglang, all-nvfp4, or a JSON file";
+        "give --policy one of v1, v2, v3, v4, v5, modelopt, sglang, all-nvfp4, fp8, or a JSON file";
     write(&dir, "bad.json", b"{\"rules\": [");
     write(&dir, "list.json", b"[]");
     write(&dir, "bytes.json", b"\xff\xff");

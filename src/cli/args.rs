@@ -342,7 +342,7 @@ pub struct Convert {
     /// The file to write; it appears when it is whole
     #[arg(short, long, value_name = "OUTPUT")]
     pub output: Option<PathBuf>,
-    /// Which layers go where: v1 to v5, modelopt, sglang, all-nvfp4, or a JSON file of comfy-dit-quantizer
+    /// Which layers go where: v1 to v5, modelopt, sglang, all-nvfp4, fp8, or a JSON file of comfy-dit-quantizer
     #[arg(long, value_name = "POLICY")]
     pub policy: String,
     /// Activation ranges, which become `input_scale`

@@ -24,7 +24,7 @@ const FOREIGN: [&str; 5] = [
 const IGNORED: [&str; 2] = ["format", "float8_e4m3fn_auto_fallback"];
 
 /// The policies that come with the program, by name.
-const BUILT_IN: [(&str, &str); 8] = [
+const BUILT_IN: [(&str, &str); 9] = [
     ("v1", include_str!("../../configs/v1.json")),
     ("v2", include_str!("../../configs/v2.json")),
     ("v3", include_str!("../../configs/v3.json")),
@@ -33,6 +33,7 @@ const BUILT_IN: [(&str, &str); 8] = [
     ("modelopt", include_str!("../../configs/modelopt.json")),
     ("sglang", include_str!("../../configs/sglang.json")),
     ("all-nvfp4", include_str!("../../configs/all-nvfp4.json")),
+    ("fp8", include_str!("../../configs/fp8.json")),
 ];
 
 /// What a rule does with a layer.
