@@ -325,10 +325,14 @@ fn the_configs_are_readable() {
     let text = std::fs::read_to_string(folder.join("variants.json")).unwrap();
     let variants: serde_json::Value = serde_json::from_str(&text).unwrap();
     let variants = variants["variants"].as_object().unwrap();
-    assert_eq!(variants.len(), 8);
-    for (name, variant) in variants {
-        let policy = folder.join(variant["policy"].as_str().unwrap());
-        let json = std::fs::read_to_string(policy).unwrap();
+    assert_eq!(variants.len(), 10);
+    for variant in variants.values() {
+        let policy = variant["policy"].as_str().unwrap();
+        let name = policy.strip_suffix(".json").unwrap();
+        let json = std::fs::read_to_string(folder.join(policy)).unwrap();
+        if let Some(calibration) = variant.get("calib") {
+            assert!(folder.join(calibration.as_str().unwrap()).is_file());
+        }
         let read = Policy::parse(name, &json).unwrap();
         assert_eq!(read, built_in(name), "{name}");
         assert!(read.unknown_keys.is_empty());

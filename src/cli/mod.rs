@@ -1,6 +1,8 @@
 //! The command line: words to requests, results to files and JSON, faults to exit codes.
 
 mod args;
+mod bench;
+mod bench_rows;
 mod calibrate;
 mod calibration_files;
 mod convert;
@@ -118,6 +120,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::run(args, &cli.common, cancel),
         Command::Convert(args) => convert::run(args, &cli.common, cancel),
         Command::Calibrate(args) => calibrate::run(args, &cli.common, cancel),
+        Command::Bench(args) => bench::run(args, &cli.common, cancel),
         Command::Doctor => doctor::run(&cli.common),
     })
 }
