@@ -3,10 +3,11 @@
 //! A checkpoint is cached under the hash of everything that it is made of: the model, the policy's and the calibration's text,
 //! the statistic, the program's version. So a changed policy makes another file, and an unchanged one none.
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Activations;
@@ -34,8 +35,33 @@ const CALIBRATIONS: [(&str, &str); 3] = [
 pub struct VariantsFile {
     /// What the row of the model itself is called.
     pub baseline: String,
-    /// The other rows by name.
-    pub variants: BTreeMap<String, VariantSpec>,
+    /// The other rows by name, in the order of the file.
+    #[serde(deserialize_with = "in_order")]
+    pub variants: Vec<(String, VariantSpec)>,
+}
+
+/// A map as it is written.
+fn in_order<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, VariantSpec)>, D::Error> {
+    struct Rows;
+    impl<'de> Visitor<'de> for Rows {
+        type Value = Vec<(String, VariantSpec)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("rows by name")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut rows = Vec::new();
+            while let Some((name, spec)) = map.next_entry::<String, _>()? {
+                if rows.iter().any(|(known, _)| *known == name) {
+                    return Err(A::Error::custom(format!("the row `{name}` is there twice")));
+                }
+                rows.push((name, spec));
+            }
+            Ok(rows)
+        }
+    }
+    from.deserialize_map(Rows)
 }
 
 /// How a row's checkpoint is made. Paths are relative to the file.

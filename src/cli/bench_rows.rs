@@ -50,11 +50,13 @@ pub(super) fn prepare(args: &Bench, cancel: &Cancel) -> Result<Vec<Prepared>, Fa
     };
     let mut rows = vec![baseline(args, &variants.file.baseline, &source)?];
     let cache = args.output.join("checkpoints");
-    for name in names {
+    for (name, spec) in &variants.file.variants {
+        if !names.contains(name) {
+            continue;
+        }
         if cancel.is_cancelled() {
             return Err(Failure::Interrupted);
         }
-        let spec = &variants.file.variants[&name];
         tracing::info!("{name}: {spec:?}");
         rows.push(converted(
             args,
@@ -69,7 +71,13 @@ pub(super) fn prepare(args: &Bench, cancel: &Cancel) -> Result<Vec<Prepared>, Fa
 
 /// The file of rows, and which of them.
 fn variants(args: &Bench) -> Result<(Variants, Vec<String>), Failure> {
-    let all = |v: &Variants| v.file.variants.keys().cloned().collect();
+    let all = |v: &Variants| {
+        v.file
+            .variants
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect()
+    };
     let Some(word) = &args.variants else {
         let built_in = Variants::built_in()?;
         let names = all(&built_in);
