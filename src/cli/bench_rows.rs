@@ -60,7 +60,7 @@ pub(super) fn prepare(args: &Bench, cancel: &Cancel) -> Result<Vec<Prepared>, Fa
         tracing::info!("{name}: {spec:?}");
         rows.push(converted(
             args,
-            &name,
+            name,
             (&variants, spec),
             (&source, &cache),
             cancel,
