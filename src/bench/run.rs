@@ -89,7 +89,7 @@ impl Rounds<'_> {
                 }
                 let Ok(engine) = &row.engine else { continue };
                 if r > 0 && base.is_none() {
-                    base = Some(self.load(&file_of(&baseline, i))?);
+                    base = Some(load(&self.dir.join(file_of(&baseline, i)))?);
                 }
                 let made = self.draw(engine, prompt, &mut warm[r], cx);
                 let (picture, timed) = match made {
@@ -198,27 +198,29 @@ impl Rounds<'_> {
         file.is_some_and(|file| self.dir.join(file).is_file())
     }
 
-    /// A picture that an earlier run made.
-    fn load(&self, file: &str) -> Result<image::Picture, BenchError> {
-        let path = self.dir.join(file);
-        let failed = |e: ::image::ImageError| BenchError::File {
-            path: path.clone(),
-            source: io::Error::other(e),
-        };
-        let picture = ::image::open(&path).map_err(failed)?.into_rgb8();
-        Ok(image::Picture {
-            width: picture.width() as usize,
-            height: picture.height() as usize,
-            rgb: picture.into_raw(),
-        })
-    }
-
     fn write(&self, journal: &mut Journal, line: Line) -> Result<(), BenchError> {
         journal.write(line).map_err(|source| BenchError::File {
             path: self.dir.join(super::JOURNAL),
             source,
         })
     }
+}
+
+/// A picture that an earlier round made.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(super) fn load(path: &Path) -> Result<image::Picture, BenchError> {
+    let failed = |e: ::image::ImageError| BenchError::File {
+        path: path.to_owned(),
+        source: io::Error::other(e),
+    };
+    let picture = ::image::open(path).map_err(failed)?.into_rgb8();
+    Ok(image::Picture {
+        width: picture.width() as usize,
+        height: picture.height() as usize,
+        rgb: picture.into_raw(),
+    })
 }
 
 /// Where a picture lies, below the folder of `results.json`.

@@ -1,9 +1,15 @@
 //! How a picture is judged.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use super::results::Results;
+use super::run::load;
 use super::scorer::{Pixels, Scene, compare, read};
 use crate::pipeline::image::Picture;
+
+/// What equal pictures count as in means, where their ratio is infinite.
+pub(super) const EQUAL_DB: f64 = 100.0;
 
 /// Figures of `picture` against `base`, by name.
 pub fn scores(base: &Picture, picture: &Picture) -> BTreeMap<String, f64> {
@@ -20,4 +26,36 @@ pub fn right(prompt: &str, picture: &Picture) -> Option<bool> {
         rgb: picture.rgb.clone(),
     });
     Some(compare(&scene, &reading).all())
+}
+
+/// Fills in how far every row is off the row `reference`, means over the pictures that both have.
+pub fn against(results: &mut Results, dir: &Path, reference: &str) {
+    let Some(of_reference) = results.variants.get(reference) else {
+        return;
+    };
+    let files: Vec<String> = of_reference
+        .pictures
+        .iter()
+        .map(|p| p.file.clone())
+        .collect();
+    for (_, variant) in results
+        .variants
+        .iter_mut()
+        .filter(|(name, _)| *name != reference)
+    {
+        let mut sums = BTreeMap::<String, (f64, f64)>::new();
+        for (file, picture) in files.iter().zip(&variant.pictures) {
+            // A picture that is gone is missing from the mean, not from the benchmark.
+            let (Ok(base), Ok(mine)) = (load(&dir.join(file)), load(&dir.join(&picture.file)))
+            else {
+                continue;
+            };
+            for (name, value) in scores(&base, &mine) {
+                let sum = sums.entry(name).or_default();
+                *sum = (sum.0 + value.min(EQUAL_DB), sum.1 + 1.0);
+            }
+        }
+        let means = sums.into_iter().map(|(name, (sum, n))| (name, sum / n));
+        variant.quality.against_f32 = means.collect();
+    }
 }

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 
 use super::journal::{Cold, Entry, Journal, Line, Taught};
 use super::results::{Picture, Quality, Spread, Variant};
+use super::scores::EQUAL_DB;
 use super::statistics::{bootstrap_mean, mean, median, percentile};
 
 /// Resamples of a bootstrap, its seed and its level.
 const RESAMPLES: usize = 4000;
 const SEED: u64 = 1;
 const LEVEL: f64 = 0.95;
-/// What equal pictures count as in means, where their ratio is infinite.
-const EQUAL_DB: f64 = 100.0;
 
 /// What the journal has of a row.
 struct Seen<'a> {

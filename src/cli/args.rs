@@ -317,6 +317,9 @@ pub struct Bench {
     /// Folder for results.json, report.md, report.html, the pictures and the converted checkpoints
     #[arg(short, long, default_value = "bench-results", value_name = "DIR")]
     pub output: PathBuf,
+    /// The F32 or BF16 model that this one was made of: a row of its own, and all pictures are compared with its too
+    #[arg(long, value_name = "MODEL")]
+    pub reference: Option<String>,
     /// Go on with what an earlier run of the same kind left
     #[arg(long)]
     pub resume: bool,

@@ -10,12 +10,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::args::{Bench, Common};
-use super::bench_rows::{Prepared, cold, prepare};
+use super::bench_rows::{Prepared, REFERENCE, cold, prepare};
 use super::{Failure, output, text_file};
 use crate::bench::JOURNAL;
 use crate::bench::journal::{Journal, Line};
 use crate::bench::results::{Prompt, Results, VERSION};
 use crate::bench::run::{BenchError, Rounds, Row};
+use crate::bench::scores::against;
 use crate::bench::summary::{fill, findings};
 use crate::checkpoint::write_whole;
 use crate::context::{Cancel, Cx};
@@ -106,6 +107,9 @@ pub(super) fn run(args: &Bench, common: &Common, cancel: Cancel) -> Result<(), F
         variant.error = row.engine.as_ref().err().cloned();
         fill(&mut variant, &row.name, &results.baseline, &journal);
         results.variants.insert(row.name.clone(), variant);
+    }
+    if args.reference.is_some() {
+        against(&mut results, &args.output, REFERENCE);
     }
     results.findings = findings(&results.order, &results.variants, &journal);
     // What there is, however the rounds ended.

@@ -32,6 +32,9 @@ impl From<VariantError> for Failure {
     }
 }
 
+/// What the row of `--reference` is called.
+pub(super) const REFERENCE: &str = "f32";
+
 /// A row, and what `results.json` says of it before anything ran.
 pub(super) struct Prepared {
     pub row: Row,
@@ -48,7 +51,17 @@ pub(super) fn prepare(args: &Bench, cancel: &Cancel) -> Result<Vec<Prepared>, Fa
         "tiny" => Source::embedded()?,
         path => Source::open(Path::new(path))?,
     };
-    let mut rows = vec![baseline(args, &variants.file.baseline, &source)?];
+    let mut rows = vec![model(&args.model, &variants.file.baseline)?];
+    rows[0].variant.file_bytes = source.bytes();
+    let fp8 = |format: &Format| matches!(format, Format::E4m3 | Format::E5m2);
+    rows[0].variant.layers.float8_e4m3fn = source.layers.iter().filter(|l| fp8(&l.format)).count();
+    if let Some(reference) = &args.reference {
+        let args = ModelArgs {
+            model: reference.clone(),
+            ..args.model.clone()
+        };
+        rows.push(model(&args, REFERENCE)?);
+    }
     let cache = args.output.join("checkpoints");
     for (name, spec) in &variants.file.variants {
         if !names.contains(name) {
@@ -100,19 +113,14 @@ fn variants(args: &Bench) -> Result<(Variants, Vec<String>), Failure> {
     }
 }
 
-/// The model itself.
-fn baseline(args: &Bench, name: &str, source: &Source) -> Result<Prepared, Failure> {
-    let fp8 = |format: &Format| matches!(format, Format::E4m3 | Format::E5m2);
-    let layers = Layers {
-        nvfp4: 0,
-        float8_e4m3fn: source.layers.iter().filter(|l| fp8(&l.format)).count(),
-    };
-    let engine = Engine::load(&generate::source(&args.model))?;
-    let fingerprint = engine.checkpoint().fingerprint();
+/// A model as it is.
+fn model(args: &ModelArgs, name: &str) -> Result<Prepared, Failure> {
+    let engine = Engine::load(&generate::source(args))?;
+    let checkpoint = engine.checkpoint();
+    let fingerprint = checkpoint.fingerprint();
     let variant = Variant {
         activations: word(ActivationsWord::Static).to_owned(),
-        file_bytes: source.bytes(),
-        layers,
+        file_bytes: checkpoint.stored_bytes() as u64,
         kernels: kernels(&engine),
         ..Variant::default()
     };
@@ -123,7 +131,7 @@ fn baseline(args: &Bench, name: &str, source: &Source) -> Result<Prepared, Failu
             fingerprint,
         },
         variant,
-        model: args.model.model.clone(),
+        model: args.model.clone(),
         activations: ActivationsWord::Static,
     })
 }
