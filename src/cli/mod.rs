@@ -9,6 +9,7 @@ mod generate;
 mod inspect;
 mod memory;
 mod output;
+mod sensitivity;
 mod text_file;
 
 use std::ffi::OsString;
@@ -118,6 +119,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::run(args, &cli.common, cancel),
         Command::Convert(args) => convert::run(args, &cli.common, cancel),
         Command::Calibrate(args) => calibrate::run(args, &cli.common, cancel),
+        Command::Sensitivity(args) => sensitivity::run(args, &cli.common, cancel),
         Command::Doctor => doctor::run(&cli.common),
     })
 }
