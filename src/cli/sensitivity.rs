@@ -13,7 +13,7 @@ use super::{Failure, convert, output, text_file};
 use crate::bench::sensitivity::greedy::Budget;
 use crate::bench::sensitivity::groups::By;
 use crate::bench::sensitivity::results::Sensitivity as Found;
-use crate::bench::sensitivity::{SensitivityError, Study, measure, report};
+use crate::bench::sensitivity::{SensitivityError, Study, enough, measure, report};
 use crate::checkpoint::{Activations, Checkpoint, write_whole};
 use crate::context::{Cancel, Cx};
 use crate::pipeline::request::Settings;
@@ -106,6 +106,7 @@ impl From<SensitivityError> for Failure {
 /// Runs the command.
 pub(super) fn run(args: &Sensitivity, common: &Common, cancel: Cancel) -> Result<(), Failure> {
     let prompts = text_file::prompts(&args.prompts)?;
+    enough(prompts.len(), args.suggest)?;
     check_output(args)?;
     let calibration = args.calib.as_deref();
     let calibration = calibration.map(|path| convert::calibration(path, &args.calib_stat));

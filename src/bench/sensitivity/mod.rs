@@ -18,7 +18,7 @@ use crate::model::ModelError;
 use crate::pipeline::PipelineError;
 use crate::quantize::ConvertError;
 
-pub use study::{Hears, Study, measure};
+pub use study::{Hears, Study, enough, measure};
 
 /// Why a sensitivity cannot be measured.
 #[derive(Debug, thiserror::Error)]

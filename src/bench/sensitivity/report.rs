@@ -41,12 +41,33 @@ fn head(to: &mut String, found: &Sensitivity) -> std::fmt::Result {
          is above that of everything in FP8. Times are of the group's layers for one picture on this machine, each layer \
          measured alone.\n"
     )?;
-    writeln!(to, "| | error | linears, ms a picture |\n|---|---|---|")?;
+    writeln!(
+        to,
+        "| | error | weighted by step | linears, ms a picture |\n|---|---|---|---|"
+    )?;
     for (name, whole) in [("all FP8", &found.fp8), ("v3", &found.v3)] {
         let (error, ms) = (whole.velocity_rel_err, 1e3 * whole.linears_s);
-        writeln!(to, "| {name} | {error:.5} | {ms:.2} |")?;
+        let weighted = by_length(&whole.by_step, &found.sigmas);
+        writeln!(to, "| {name} | {error:.5} | {weighted:.5} | {ms:.2} |")?;
     }
-    writeln!(to)
+    writeln!(
+        to,
+        "\n\"Weighted by step\" is the same error with each step as heavy as it is long. The plain mean, which ranks and which the \
+         benchmark uses too, counts the last step as much as any, although its errors are the largest and it hardly moves the \
+         picture.\n"
+    )
+}
+
+/// The mean of `by_step` with each step weighted by the noise that it removes.
+fn by_length(by_step: &[f64], sigmas: &[f32]) -> f64 {
+    let next = sigmas.iter().skip(1).chain([&0.0]);
+    let lengths = sigmas.iter().zip(next);
+    let lengths = lengths.map(|(a, b)| f64::from(a - b).max(0.0));
+    let (sum, weight) = by_step
+        .iter()
+        .zip(lengths)
+        .fold((0.0, 0.0), |(sum, of), (e, w)| (sum + e * w, of + w));
+    sum / weight
 }
 
 fn table(to: &mut String, found: &Sensitivity) -> std::fmt::Result {
@@ -57,25 +78,29 @@ fn table(to: &mut String, found: &Sensitivity) -> std::fmt::Result {
     writeln!(to, "## Groups by {what}\n")?;
     writeln!(
         to,
-        "| | group | layers | added x 10^-3 | std. error | SQNR dB | FP8 ms | NVFP4 ms | saved ms | added per ms | original |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|"
+        "| | group | layers | added x 10^-3 | std. error | weighted by step | SQNR dB | FP8 ms | NVFP4 ms | saved ms | added per ms | original |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|"
     )?;
     for (i, row) in found.groups.iter().enumerate() {
-        writeln!(to, "{}", line(i + 1, row))?;
+        let [ours, fp8] = [&row.by_step, &found.fp8.by_step];
+        let [ours, fp8] = [ours, fp8].map(|by_step| by_length(by_step, &found.sigmas));
+        writeln!(to, "{}", line(i + 1, row, ours - fp8))?;
     }
     writeln!(to)
 }
 
-fn line(rank: usize, row: &Row) -> String {
+/// `weighted` is what the row adds to FP8's error, weighted by step.
+fn line(rank: usize, row: &Row, weighted: f64) -> String {
     let optional = |v: Option<f64>| v.map_or_else(String::new, |v| format!("{v:.2}"));
     let saved_ms = 1e3 * row.saved_s();
     let price = (saved_ms > 0.0).then(|| 1e3 * row.added / saved_ms);
     format!(
-        "| {rank} | {} | {} | {:.2} | {} | {} | {:.3} | {:.3} | {saved_ms:.3} | {} | {} |",
+        "| {rank} | {} | {} | {:.2} | {} | {:.2} | {} | {:.3} | {:.3} | {saved_ms:.3} | {} | {} |",
         row.name,
         row.layers,
         1e3 * row.added,
         optional(row.added_std_err.map(|e| 1e3 * e)),
+        1e3 * weighted,
         optional(row.sqnr_db),
         1e3 * row.fp8_s,
         1e3 * row.nvfp4_s,
@@ -127,12 +152,14 @@ fn suggested(to: &mut String, found: &Sensitivity, s: &Suggestion) -> std::fmt::
     )?;
     writeln!(
         to,
-        "| | error, chosen on | error, checked on | ms, chosen by | ms, checked |\n|---|---|---|---|---|"
+        "| | error, chosen on | error, checked on | weighted by step | ms, chosen by | ms, checked |\n|---|---|---|---|---|---|"
     )?;
     let (ours, v3) = (&s.checked.suggested, &s.checked.v3);
+    let [ours_weighted, v3_weighted] =
+        [ours, v3].map(|whole| by_length(&whole.by_step, &found.sigmas));
     writeln!(
         to,
-        "| suggested | {:.5} (predicted {:.5}) | {:.5} | {:.2} | {:.2} |",
+        "| suggested | {:.5} (predicted {:.5}) | {:.5} | {ours_weighted:.5} | {:.2} | {:.2} |",
         s.on_first,
         s.predicted,
         ours.velocity_rel_err,
@@ -141,7 +168,7 @@ fn suggested(to: &mut String, found: &Sensitivity, s: &Suggestion) -> std::fmt::
     )?;
     writeln!(
         to,
-        "| v3 | {:.5} | {:.5} | {:.2} | {:.2} |\n",
+        "| v3 | {:.5} | {:.5} | {v3_weighted:.5} | {:.2} | {:.2} |\n",
         s.v3_on_first,
         v3.velocity_rel_err,
         1e3 * found.v3.linears_s,

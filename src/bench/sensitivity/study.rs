@@ -77,18 +77,9 @@ pub fn measure(
     suggest: Option<Budget>,
     command: &str,
 ) -> Result<Sensitivity, SensitivityError> {
-    let least = if suggest.is_some() { 2 } else { 1 };
-    if study.prompts.len() < least {
-        return Err(SensitivityError::Request(format!(
-            "{} prompts; {least} are the least{}",
-            study.prompts.len(),
-            match suggest {
-                Some(_) =>
-                    ": a policy is chosen on the first half of them and checked on the second",
-                None => "",
-            }
-        )));
-    }
+    enough(study.prompts.len(), suggest.is_some())?;
+    // Before hours of generations: what the conversions would refuse.
+    study.plan(&study.policy(&[])?)?;
     let measured = study.run()?;
     let suggestion = suggest.map(|budget| suggestion::suggest(study, &measured, budget));
     let mut rows = study.rows(&measured)?;
@@ -120,6 +111,26 @@ pub fn measure(
         rank_correlation,
         suggestion: suggestion.transpose()?,
     })
+}
+
+/// Whether `prompts` prompts are enough to rank, and to suggest.
+///
+/// # Errors
+/// [`SensitivityError::Request`].
+pub fn enough(prompts: usize, suggest: bool) -> Result<(), SensitivityError> {
+    let (least, why) = match suggest {
+        true => (
+            2,
+            ": a policy is chosen on the first half of them and checked on the second",
+        ),
+        false => (1, ""),
+    };
+    match prompts >= least {
+        true => Ok(()),
+        false => Err(SensitivityError::Request(format!(
+            "{prompts} prompts; {least} are the least{why}"
+        ))),
+    }
 }
 
 impl Study<'_> {
@@ -192,14 +203,19 @@ impl Study<'_> {
         depth(layers.iter().map(String::as_str))
     }
 
-    /// The transformer, converted.
-    pub(super) fn convert(&self, name: &str, policy: &Policy) -> Result<Weights, SensitivityError> {
-        let path = self.folder.join(format!("{name}.safetensors"));
+    /// How the transformer would be converted.
+    fn plan(&self, policy: &Policy) -> Result<Plan, SensitivityError> {
         let options = Options {
             components: vec![Component::Transformer],
             ..self.options.clone()
         };
-        let plan = Plan::new(self.source, policy, self.calibration, &options)?;
+        Ok(Plan::new(self.source, policy, self.calibration, &options)?)
+    }
+
+    /// The transformer, converted.
+    pub(super) fn convert(&self, name: &str, policy: &Policy) -> Result<Weights, SensitivityError> {
+        let path = self.folder.join(format!("{name}.safetensors"));
+        let plan = self.plan(policy)?;
         plan.notes.iter().for_each(|note| tracing::info!("{note}"));
         let monitor = Monitor {
             cancel: self.cx.cancel.clone(),
