@@ -8,10 +8,12 @@ use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
-use super::journal::{Entry, Journal, Line};
+use super::journal::{Entry, Journal, Line, Taught};
+use super::layer_errors::LayerErrors;
 use super::profile::Profile;
 use super::results::{Picture, Prompt};
 use super::scores::{right, scores};
+use super::teacher::{Lesson, Teacher, velocity_errors};
 use crate::context::Cx;
 use crate::pipeline::image::{self, Provenance, parameters};
 use crate::pipeline::request::{Request, Settings};
@@ -113,6 +115,59 @@ impl Rounds<'_> {
         Ok(())
     }
 
+    /// Teacher-forced figures of every row that the journal does not have, over the first `taught` prompts.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn teach(
+        &self,
+        rows: &mut [Row],
+        taught: usize,
+        journal: &mut Journal,
+        cx: &Cx,
+    ) -> Result<(), BenchError> {
+        let known = |journal: &Journal, row: &Row| {
+            let of = |line: &Line| matches!(line, Line::Taught(of, _) if *of == row.name);
+            journal.lines.iter().any(of)
+        };
+        let (base, rows) = match rows.split_first_mut() {
+            Some((base, rows)) if rows.iter().any(|row| !known(journal, row)) => (base, rows),
+            _ => return Ok(()),
+        };
+        let Ok(baseline) = &base.engine else {
+            return Ok(());
+        };
+        let mut lessons = Vec::new();
+        for (i, prompt) in self.prompts.iter().take(taught).enumerate() {
+            let lesson = Teacher::watch(baseline, &self.request(prompt), cx);
+            lessons.push(lesson.map_err(|source| BenchError::Baseline { prompt: i, source })?);
+        }
+        for row in rows {
+            let Ok(engine) = &row.engine else { continue };
+            if known(journal, row) {
+                continue;
+            }
+            match taught_of(baseline, engine, &lessons, cx) {
+                Ok(taught) => self.write(journal, Line::Taught(row.name.clone(), taught))?,
+                Err(source) if source.is_cancelled() => {
+                    return Err(BenchError::Baseline { prompt: 0, source });
+                }
+                Err(e) => row.engine = Err(format!("teacher-forced: {e}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn request(&self, prompt: &Prompt) -> Request {
+        Request {
+            prompts: vec![prompt.prompt.clone()],
+            negatives: None,
+            seeds: vec![prompt.seed],
+            settings: self.settings.clone(),
+            latents: None,
+        }
+    }
+
     /// One picture, seconds by part, and in all.
     fn draw(
         &self,
@@ -121,13 +176,7 @@ impl Rounds<'_> {
         warm: &mut bool,
         cx: &Cx,
     ) -> Result<(image::Picture, Timed), PipelineError> {
-        let request = Request {
-            prompts: vec![prompt.prompt.clone()],
-            negatives: None,
-            seeds: vec![prompt.seed],
-            settings: self.settings.clone(),
-            latents: None,
-        };
+        let request = self.request(prompt);
         let profile = Arc::new(Profile::default());
         let cx = cx.observed_by(profile.clone());
         let mut from_steps = FromSteps(&profile);
@@ -204,6 +253,27 @@ impl Rounds<'_> {
             source,
         })
     }
+}
+
+/// What a row's arithmetic makes of what the baseline saw.
+fn taught_of(
+    baseline: &Engine,
+    engine: &Engine,
+    lessons: &[Lesson],
+    cx: &Cx,
+) -> Result<Taught, PipelineError> {
+    let mut taught = Taught::default();
+    let mut layers = LayerErrors::default();
+    for lesson in lessons {
+        let velocity = velocity_errors(lesson, engine.transformer(), cx)?;
+        taught.velocity.push(velocity);
+        let weights = [&engine.checkpoint().transformer];
+        for errors in LayerErrors::measure(baseline, lesson, &weights, cx)? {
+            layers.merge(&errors);
+        }
+    }
+    taught.layers = layers.by_third();
+    Ok(taught)
 }
 
 /// A picture that an earlier round made.

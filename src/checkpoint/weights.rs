@@ -103,6 +103,34 @@ impl Weights {
         }
     }
 
+    /// The same tensors, but all of `layers` (canonical names) as `other` stores them: what a conversion of these layers alone
+    /// would have given. Adapters and the way of activations stay.
+    pub fn with_layers_of(&self, other: &Self, layers: &BTreeSet<String>) -> Self {
+        let of_layers = |name: &str| {
+            let layer = name.rsplit_once('.').map_or(name, |(layer, _)| layer);
+            layers.contains(layer)
+        };
+        let mine = self.store.tensors.iter().filter(|(n, _)| !of_layers(n));
+        let theirs = other.store.tensors.iter().filter(|(n, _)| of_layers(n));
+        let tensors = mine.chain(theirs);
+        let tensors = tensors.map(|(name, view)| (name.clone(), view.clone()));
+        let mine = self.records.iter().filter(|(l, _)| !layers.contains(*l));
+        let theirs = other.records.iter().filter(|(l, _)| layers.contains(*l));
+        let records = mine.chain(theirs).map(|(l, r)| (l.clone(), r.clone()));
+        let store = Store {
+            component: self.store.component,
+            path: self.store.path.clone(),
+            device: self.store.device.clone(),
+            tensors: tensors.collect(),
+            claimed: Mutex::default(),
+        };
+        Self {
+            store: Arc::new(store),
+            records: Arc::new(records.collect()),
+            ..self.clone()
+        }
+    }
+
     /// What a marker says of the layer whose prefix this is.
     pub(crate) fn record(&self) -> Option<&Record> {
         self.records.get(&self.prefix)

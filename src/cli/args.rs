@@ -60,6 +60,8 @@ pub enum Command {
     Calibrate(Box<Calibrate>),
     /// Run the policies against the FP8 baseline on 100 prompts, for speed and for quality, and write a report
     Bench(Box<Bench>),
+    /// Rank groups of layers by what NVFP4 costs and saves in them, and suggest a policy
+    Sensitivity(Box<super::sensitivity::Sensitivity>),
     /// Say what this machine has, which kernels will run, and whether each computes what it should
     #[command(after_help = "Example:\n  qwen-nvfp4 doctor")]
     Doctor,
@@ -565,7 +567,7 @@ fn lora(text: &str) -> Result<LoraArg, String> {
     }
 }
 
-fn size(text: &str) -> Result<(usize, usize), String> {
+pub(super) fn size(text: &str) -> Result<(usize, usize), String> {
     let parsed = text
         .split_once(['x', 'X'])
         .and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));

@@ -102,6 +102,8 @@ pub(super) fn run(args: &Bench, common: &Common, cancel: Cancel) -> Result<(), F
         bar.set_position(done as u64);
         bar.set_message(row.to_owned());
     });
+    bar.set_message("teacher-forced");
+    let ran = ran.and_then(|()| rounds.teach(&mut rows, args.taught as usize, &mut journal, &cx));
     bar.finish_and_clear();
     for (row, mut variant) in rows.iter().zip(known) {
         variant.error = row.engine.as_ref().err().cloned();

@@ -146,7 +146,8 @@ fn policy(word: &str) -> Result<Policy, Failure> {
     })
 }
 
-fn calibration(path: &Path, stat: &str) -> Result<Calibration, Failure> {
+/// A calibration's file.
+pub(super) fn calibration(path: &Path, stat: &str) -> Result<Calibration, Failure> {
     let text = text_file::read(path, "give --calib a calibration as JSON, or leave it out")?;
     let name = path.file_name().unwrap_or(path.as_os_str());
     Ok(Calibration::parse(&name.to_string_lossy(), &text, stat).map_err(ConvertError::from)?)

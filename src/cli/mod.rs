@@ -11,6 +11,7 @@ mod generate;
 mod inspect;
 mod memory;
 mod output;
+mod sensitivity;
 mod text_file;
 
 use std::ffi::OsString;
@@ -121,6 +122,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Convert(args) => convert::run(args, &cli.common, cancel),
         Command::Calibrate(args) => calibrate::run(args, &cli.common, cancel),
         Command::Bench(args) => bench::run(args, &cli.common, cancel),
+        Command::Sensitivity(args) => sensitivity::run(args, &cli.common, cancel),
         Command::Doctor => doctor::run(&cli.common),
     })
 }

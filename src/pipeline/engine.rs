@@ -130,6 +130,16 @@ impl Engine {
         &self.checkpoint
     }
 
+    /// The transformer that runs.
+    pub fn transformer(&self) -> &QwenImageTransformer {
+        &self.transformer
+    }
+
+    /// The shape of it.
+    pub fn transformer_config(&self) -> &TransformerConfig {
+        &self.transformer_config
+    }
+
     /// What the model is made for.
     pub fn defaults(&self) -> Settings {
         Settings::of(&self.checkpoint)
