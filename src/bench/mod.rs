@@ -1,3 +1,5 @@
-//! Reading pictures back to score a model.
+//! Reading pictures back to score a model, and comparing pictures with reference pictures.
 
+pub mod metrics;
 pub mod scorer;
+pub mod statistics;
