@@ -6,7 +6,9 @@
 
 pub mod journal;
 pub mod layer_errors;
+pub mod metrics;
 pub mod profile;
+pub mod report;
 pub mod results;
 pub mod run;
 pub mod scorer;
