@@ -3,18 +3,37 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::metrics;
 use super::results::Results;
 use super::run::load;
 use super::scorer::{Pixels, Scene, compare, read};
 use crate::pipeline::image::Picture;
 
-/// What equal pictures count as in means, where their ratio is infinite.
-pub(super) const EQUAL_DB: f64 = 100.0;
+/// What equal pictures count as, whose ratio is infinite.
+const EQUAL_DB: f64 = 100.0;
 
-/// Figures of `picture` against `base`, by name.
+/// Figures of `picture` against `base`, by name; those that are no finite number are left out, and none are given for
+/// pictures of different sizes or below 11 pixels a side.
 pub fn scores(base: &Picture, picture: &Picture) -> BTreeMap<String, f64> {
-    let _ = (base, picture);
-    BTreeMap::new()
+    let view = |p| {
+        let Picture { width, height, rgb }: &Picture = p;
+        metrics::Picture::new(*width, *height, rgb)
+    };
+    let pair = view(base).and_then(|base| metrics::Pair::new(base, view(picture)?));
+    let Ok(quality) = pair.and_then(|pair| metrics::Quality::of(&pair)) else {
+        return BTreeMap::new();
+    };
+    let figures = [
+        ("psnr_db", quality.psnr_db.min(EQUAL_DB)),
+        ("ssim", quality.ssim),
+        ("ms_ssim", quality.ms_ssim),
+        ("ssimulacra2", quality.ssimulacra2),
+        ("detail_ratio", quality.detail_ratio),
+    ];
+    let finite = figures.into_iter().filter(|(_, value)| value.is_finite());
+    finite
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 /// Whether a picture of the tiny model shows all that its prompt says; nothing for a prompt that is not of its language.
@@ -52,7 +71,7 @@ pub fn against(results: &mut Results, dir: &Path, reference: &str) {
             };
             for (name, value) in scores(&base, &mine) {
                 let sum = sums.entry(name).or_default();
-                *sum = (sum.0 + value.min(EQUAL_DB), sum.1 + 1.0);
+                *sum = (sum.0 + value, sum.1 + 1.0);
             }
         }
         let means = sums.into_iter().map(|(name, (sum, n))| (name, sum / n));

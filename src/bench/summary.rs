@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use super::journal::{Cold, Entry, Journal, Line, Taught};
 use super::results::{Picture, Quality, Spread, Variant};
-use super::scores::EQUAL_DB;
-use super::statistics::{bootstrap_mean, mean, median, percentile};
+use super::statistics::{Interval, bootstrap_mean, mean, median, percentile};
 
 /// Resamples of a bootstrap, its seed and its level.
 const RESAMPLES: usize = 4000;
@@ -46,6 +45,9 @@ pub fn fill(variant: &mut Variant, row: &str, baseline: &str, journal: &Journal)
     let (mine, base) = (seen(journal, row), seen(journal, baseline));
     let seconds: Vec<f64> = mine.entries.iter().map(|e| e.picture.seconds).collect();
     variant.images = seconds.len();
+    if seconds.is_empty() {
+        return;
+    }
     variant.total_s = seconds.iter().sum();
     variant.avg_s = mean(&seconds);
     variant.median_s = median(&seconds);
@@ -54,12 +56,15 @@ pub fn fill(variant: &mut Variant, row: &str, baseline: &str, journal: &Journal)
     variant.peak_rss_bytes = mine.cold.and_then(|cold| cold.peak_rss_bytes);
     let pairs = pairs(&base, &mine);
     if !pairs.is_empty() {
-        let sums = pairs
+        let [base, mine] = pairs
             .iter()
-            .fold((0.0, 0.0), |(a, b), (x, y)| (a + x, b + y));
-        variant.speedup = Some(sums.0 / sums.1);
-        let ratios: Vec<f64> = pairs.iter().map(|(base, mine)| base / mine).collect();
-        let interval = bootstrap_mean(&ratios, RESAMPLES, SEED, LEVEL);
+            .fold([0.0, 0.0], |[a, b], (x, y)| [a + x, b + y]);
+        let ratio = base / mine;
+        variant.speedup = Some(ratio);
+        // What each picture adds to the ratio of the sums, to first order: their mean is the ratio.
+        let mean = mine / pairs.len() as f64;
+        let adds = |(base, mine): &(f64, f64)| ratio + (base - ratio * mine) / mean;
+        let interval = bootstrap(&pairs.iter().map(adds).collect::<Vec<_>>());
         variant.speedup_interval = Some([interval.low, interval.high]);
     }
     variant.parts_s = parts(&mine.entries);
@@ -143,7 +148,7 @@ fn quality(pictures: &[Picture], taught: Option<&Taught>) -> Quality {
 }
 
 fn spread(values: &[f64]) -> Spread {
-    let interval = bootstrap_mean(values, RESAMPLES, SEED, LEVEL);
+    let interval = bootstrap(values);
     Spread {
         median: median(values),
         low: interval.low,
@@ -209,7 +214,7 @@ fn values(journal: &Journal, row: &str, name: &str) -> BTreeMap<usize, f64> {
         }
         _ => {
             let entries = seen.entries.iter();
-            let value = |e: &&Entry| Some((e.prompt, e.picture.scores.get(name)?.min(EQUAL_DB)));
+            let value = |e: &&Entry| Some((e.prompt, *e.picture.scores.get(name)?));
             entries.filter_map(value).collect()
         }
     }
@@ -221,6 +226,9 @@ fn differ(a: &BTreeMap<usize, f64>, b: &BTreeMap<usize, f64>) -> bool {
         .iter()
         .filter_map(|(prompt, a)| Some(a - b.get(prompt)?))
         .collect();
-    let interval = bootstrap_mean(&differences, RESAMPLES, SEED, LEVEL);
-    interval.low > 0.0 || interval.high < 0.0
+    bootstrap(&differences).excludes(0.0)
+}
+
+fn bootstrap(values: &[f64]) -> Interval {
+    bootstrap_mean(values, RESAMPLES, SEED, LEVEL)
 }

@@ -14,6 +14,7 @@ use super::bench_rows::{Prepared, REFERENCE, cold, prepare};
 use super::{Failure, output, text_file};
 use crate::bench::JOURNAL;
 use crate::bench::journal::{Journal, Line};
+use crate::bench::report::{html, markdown};
 use crate::bench::results::{Prompt, Results, VERSION};
 use crate::bench::run::{BenchError, Rounds, Row};
 use crate::bench::scores::against;
@@ -276,7 +277,12 @@ fn cold_starts(
 /// `results.json` and the reports.
 fn write(dir: &Path, results: &Results) -> Result<(), Failure> {
     let json = serde_json::to_string_pretty(results).context("the results")?;
-    let files = [("results.json", json + "\n")];
+    let page = html(results, dir).map_err(anyhow::Error::from)?;
+    let files = [
+        ("results.json", json + "\n"),
+        ("report.md", markdown(results)),
+        ("report.html", page),
+    ];
     for (name, text) in files {
         write_whole(&dir.join(name), text.as_bytes()).map_err(anyhow::Error::from)?;
     }
@@ -292,7 +298,9 @@ fn report(args: &Bench, common: &Common, results: &Results, seconds: f64) -> Res
     if common.json {
         println!("{}", serde_json::to_string(results).context("the results")?);
     } else {
-        println!("{}", args.output.join("results.json").display());
+        for name in ["results.json", "report.md", "report.html"] {
+            println!("{}", args.output.join(name).display());
+        }
         if !common.quiet {
             for sentence in &results.findings {
                 eprintln!("{sentence}");
