@@ -97,13 +97,6 @@ fn quality(pictures: &[Picture], taught: Option<&Taught>) -> Quality {
         let values: Vec<f64> = pictures
             .iter()
             .filter_map(|p| p.scores.get(name).copied())
-            .map(|v| {
-                v.min(if name == "psnr_db" {
-                    EQUAL_DB
-                } else {
-                    f64::MAX
-                })
-            })
             .collect();
         if values.is_empty() {
             return None;
