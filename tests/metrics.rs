@@ -41,12 +41,12 @@ fn numbers(row: &Value) -> Vec<f64> {
 
 #[test]
 fn pictures_measure_as_the_published_programs_say() {
-    // Each metric and how far it may be off. SSIMULACRA 2 computes in f32 and sums in another order than the C++.
+    // Each metric and how far it may be off; the program of SSIMULACRA 2 prints eight decimals.
     let mut worst = [
         ("psnr_db", 0.0, 1e-10),
         ("ssim", 0.0, 1e-11),
         ("ms_ssim", 0.0, 1e-11),
-        ("ssimulacra2", 0.0, 1e-3),
+        ("ssimulacra2", 0.0, 1e-6),
         ("detail_ratio", 0.0, 1e-11),
     ];
     for row in rows("metrics.json") {
@@ -76,7 +76,6 @@ fn pictures_measure_as_the_published_programs_say() {
             } else {
                 (found - expected).abs()
             };
-            println!("{} {}: {found} {expected}", row["picture"], worst.0);
             worst.1 = difference.max(worst.1);
         }
     }

@@ -46,9 +46,9 @@ impl Interval {
 /// values as there are, drawn with replacement, and the quantiles `(1 - level) / 2` and `(1 + level) / 2` of their
 /// means (between two means: linear, as numpy does it).
 ///
-/// The values must be independent: one per prompt, not one per pixel. With few values the interval is too narrow:
-/// that of 20 normal ones and `level` 0.95 holds the true mean in 93 of 100 cases. One value gives an interval of no width;
-/// no value, no resamples or a value that is not finite may give NaN. Values, `seed` and the rest decide the result on every machine.
+/// The values must be independent: one per prompt, not one per pixel. With few values the interval is too narrow: that
+/// of 20 normal ones and `level` 0.95 holds the true mean in 93 of 100 cases. One value gives an interval of no width;
+/// no value, no resamples or a value that is not finite may give NaN. Equal arguments give equal results everywhere.
 pub fn bootstrap_mean(values: &[f64], resamples: usize, seed: u64, level: f64) -> Interval {
     let mut random = SplitMix64(seed);
     let mut resampled = || {

@@ -27,7 +27,6 @@ fn view(picture: Picture<'_>) -> Result<PixelSlice<'_>, MetricsError> {
         stride,
         PixelDescriptor::RGB8_SRGB,
     )
-    .map(PixelSlice::from)
     .map_err(refused)
 }
 
