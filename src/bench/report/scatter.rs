@@ -185,7 +185,7 @@ fn names(
                 _ => dot.0,
             };
             let line = vec![dot, (end, left.1)];
-            canvas.draw(&PathElement::new(line, GRID.stroke_width(2)))?;
+            canvas.draw(&PathElement::new(line, MUTED.stroke_width(2)))?;
         }
         let style = letters(INK, HPos::Left, VPos::Center);
         canvas.draw(&Text::new(p.name.to_owned(), left, style))?;
