@@ -279,7 +279,7 @@ fn large_pictures_are_scaled_down() {
     let mut one = results();
     one.prompts.truncate(1);
     let page = page(&one, 300);
-    assert!(page.contains("aspect-ratio:256/256"));
+    assert!(page.contains("aspect-ratio:192/192"));
     assert!(!page.contains("aspect-ratio:300"));
 }
 

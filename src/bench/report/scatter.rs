@@ -179,12 +179,13 @@ fn names(
         points.iter().zip(at.iter().zip(place(at, FONT, &areas)))
     {
         if distance > NEAR {
+            let half = FONT / 2 * (dot.1 - left.1).signum();
             let end = match left.0 {
-                x if x > dot.0 => x,
-                x if x + wide < dot.0 => x + wide,
-                _ => dot.0,
+                x if x > dot.0 => (x - 4, left.1),
+                x if x + wide < dot.0 => (x + wide + 4, left.1),
+                _ => (dot.0, left.1 + half),
             };
-            let line = vec![dot, (end, left.1)];
+            let line = vec![dot, end];
             canvas.draw(&PathElement::new(line, MUTED.stroke_width(2)))?;
         }
         let style = letters(INK, HPos::Left, VPos::Center);
