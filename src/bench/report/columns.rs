@@ -54,7 +54,11 @@ impl Column {
     /// Its interval in words.
     pub(super) fn interval_text(&self, row: &Variant) -> Option<String> {
         let [low, high] = self.interval(row)?;
-        let plain = |v| (self.show)(v).replace([' ', '%', '×'], "");
+        let plain = |v| {
+            let text = (self.show)(v);
+            text.trim_end_matches(|c: char| !c.is_ascii_digit())
+                .to_owned()
+        };
         Some(format!("{} … {}", plain(low), plain(high)))
     }
 
@@ -70,6 +74,17 @@ impl Column {
             .filter_map(|(name, row)| Some((self.value(row)? * sign, name, row)))
             .min_by(|a, b| a.0.total_cmp(&b.0))
             .map(|(_, name, row)| (name, row))
+    }
+
+    /// Whether a row is as good as the best, as far as it is written; not where all are the same.
+    pub(super) fn is_best(&self, (name, row): (&str, &Variant), results: &Results) -> bool {
+        let best = self.best(results).and_then(|(_, best)| self.text(best));
+        let texts = rows(results).filter_map(|(_, row)| self.text(row));
+        best.is_some()
+            && self.text(row) == best
+            && row.error.is_none()
+            && name != results.baseline
+            && texts.into_iter().any(|t| Some(t) != best)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Pictures side by side, and the worst of each row beside the baseline's.
 //!
-//! A picture lies over the baseline's, which is the background of its box. That makes a difference view out of CSS alone, and the
+//! A box has both pictures as backgrounds, scaled alike to the pixel, so that CSS alone makes an honest difference view; the
 //! baseline's bytes are in the page once.
 
 use std::collections::BTreeMap;
@@ -96,7 +96,7 @@ impl Album<'_> {
         let baseline = self.results.variants.get(&self.results.baseline);
         let read = self.load(baseline.and_then(|row| row.pictures.get(i))).ok();
         let size = read.map(|e| {
-            self.css += &format!(".b{i}{{background-image:url({})}}\n", e.uri);
+            self.css += &format!(".b{i}{{--b:url({})}}\n", e.uri);
             (e.width, e.height)
         });
         self.backgrounds.insert(i, size);
@@ -112,31 +112,26 @@ impl Album<'_> {
             .get(i)
             .map_or("", |p| p.prompt.as_str());
         let alt = escape(&format!("{name}: {prompt}"));
-        if let (true, Some((w, h))) = (name == self.results.baseline, background) {
-            let class = crisp(w);
-            return format!(
-                "<div class=\"pic b{i}{class}\" style=\"aspect-ratio:{w}/{h}\" role=\"img\" aria-label=\"{alt}\"></div>"
-            );
-        }
-        match self.load(row.pictures.get(i)) {
-            Ok(e) => {
-                let over = match background {
-                    Some(_) => format!("over b{i}"),
-                    None => String::new(),
-                };
-                format!(
-                    "<div class=\"pic {over}{}\"><img src=\"{}\" width=\"{}\" height=\"{}\" alt=\"{alt}\"></div>",
-                    crisp(e.width),
-                    e.uri,
-                    e.width,
-                    e.height
-                )
-            }
-            Err(why) => format!(
-                "<div class=\"pic none\"><span>{}</span></div>",
-                escape(&why)
-            ),
-        }
+        let own = name == self.results.baseline;
+        let (class, (w, h), variable) = match (own, background) {
+            (true, Some(size)) => (format!("own b{i}"), size, String::new()),
+            _ => match self.load(row.pictures.get(i)) {
+                Ok(e) => {
+                    let class = background.map_or("alone".to_owned(), |_| format!("over b{i}"));
+                    (class, (e.width, e.height), format!(";--v:url({})", e.uri))
+                }
+                Err(why) => {
+                    let why = escape(&why);
+                    return format!("<div class=\"pic none\"><span>{why}</span></div>");
+                }
+            },
+        };
+        // Small pictures keep their pixels where they are shown large.
+        let crisp = if w <= 128 { " crisp" } else { "" };
+        format!(
+            "<div class=\"pic {class}{crisp}\" role=\"img\" aria-label=\"{alt}\" \
+             style=\"aspect-ratio:{w}/{h}{variable}\"></div>"
+        )
     }
 
     fn side_by_side(&mut self, i: usize) -> String {
@@ -147,13 +142,13 @@ impl Album<'_> {
             let shot = self.shot(name, row, i);
             let name = escape(name);
             figures +=
-                &format!("<figure>{shot}<figcaption><b>{name}</b> {note}</figcaption></figure>");
+                &format!("<figure>{shot}<figcaption><b>{name}</b>{note}</figcaption></figure>");
         }
         let prompt = results.prompts.get(i);
         let (text, seed) = prompt.map_or(("", 0), |p| (p.prompt.as_str(), p.seed));
         format!(
-            "<section class=\"prompt\"><h3><span class=\"no\">{i}</span> {} <small>seed {seed}</small></h3>\
-             <div class=\"shots\">{figures}</div></section>\n",
+            "<section class=\"prompt\"><h3><span class=\"no\">{i}</span> {} \
+             <small>seed {seed}</small></h3><div class=\"shots\">{figures}</div></section>\n",
             escape(text)
         )
     }
@@ -176,7 +171,8 @@ impl Album<'_> {
         }
         let titled = ranked.iter().zip(figures).map(|((name, _, _), figures)| {
             format!(
-                "<section class=\"row\"><h3>{}</h3><div class=\"pairs\">{figures}</div></section>\n",
+                "<section class=\"row\"><h3>{}</h3>\
+                 <div class=\"pairs\">{figures}</div></section>\n",
                 escape(name)
             )
         });
@@ -195,15 +191,11 @@ impl Album<'_> {
             .map_or(String::new(), |p| note(p, RANKED_BY.len()));
         let prompt = results.prompts.get(i).map_or("", |p| p.prompt.as_str());
         format!(
-            "<figure><div class=\"two\">{left}{right}</div><figcaption><span class=\"no\">{i}</span> {}<br>{scores}</figcaption></figure>",
+            "<figure><div class=\"two\">{left}{right}</div><figcaption>\
+             <span class=\"no\">{i}</span> {}<br>{scores}</figcaption></figure>",
             escape(prompt)
         )
     }
-}
-
-/// Small pictures keep their pixels where they are shown large.
-fn crisp(width: u32) -> &'static str {
-    if width <= 128 { " crisp" } else { "" }
 }
 
 /// Pictures of a row from the worst on.
@@ -231,12 +223,8 @@ fn note(picture: &Picture, most: usize) -> String {
     });
     let scores: Vec<_> = scores.take(most).collect();
     let right = match picture.right {
-        Some(true) => {
-            " <span class=\"yes\" title=\"shows all that the prompt says\">✓ right</span>"
-        }
-        Some(false) => {
-            " <span class=\"no-match\" title=\"does not show all that the prompt says\">✗ wrong</span>"
-        }
+        Some(true) => " <span class=\"yes\">✓<span class=\"word\"> right</span></span>",
+        Some(false) => " <span class=\"no-match\">✗<span class=\"word\"> wrong</span></span>",
         None => "",
     };
     format!("{}{right}", scores.join(" "))

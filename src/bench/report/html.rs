@@ -12,7 +12,7 @@ use super::curves::curves;
 use super::gallery::{Gallery, gallery};
 use super::heat::heat;
 use super::scatter::scatter;
-use super::tables::{f32_table, kernels, pairs, recipes, summary, time};
+use super::tables::{f32_table, kernels, pairs, quality, recipes, speed, time};
 use super::text::{escape, percent};
 use crate::bench::results::Results;
 
@@ -33,12 +33,18 @@ pub fn html(results: &Results, dir: &Path) -> Result<String, ReportError> {
         header(results),
         headline(results),
         said(results),
-        section("Summary", "summary", &format!(
-            "<p>Small figures are 95 % intervals by bootstrap over prompts; the best of each column is bold.</p>{}{}",
-            summary(results), meanings())),
+        section(
+            "Speed and size",
+            "speed",
+            &(note(results) + &speed(results)),
+        ),
+        section("Quality", "quality", &(quality(results) + &meanings())),
         trade(results)?,
-        steps(results)?,
-        time_split(results)?,
+        format!(
+            "<div class=\"halves\">{}{}</div>\n",
+            steps(results)?,
+            time_split(results)?
+        ),
         layers(results),
         shots(&pictures, results),
         provenance(results),
@@ -68,14 +74,13 @@ fn header(results: &Results) -> String {
         settings.map(|(k, v)| format!("<li><span>{}</span> {}</li>", escape(k), escape(v)));
     format!(
         "<header><p class=\"over-title\">qwen-nvfp4 {} · benchmark</p><h1>{}</h1>\
-         <p>{} prompts, {} variants, compared with <b>{}</b>. <small>Checkpoint <code>{}</code></small></p>\
+         <p>{} prompts, {} variants, compared with <b>{}</b>.</p>\
          <ul class=\"chips\">{}</ul></header>\n",
         escape(&results.engine),
         escape(&results.model),
         results.prompts.len(),
         results.variants.len(),
         escape(&results.baseline),
-        escape(&results.fingerprint),
         settings.collect::<String>(),
     )
 }
@@ -93,7 +98,8 @@ fn headline(results: &Results) -> String {
             _ => String::new(),
         };
         Some(format!(
-            "<div class=\"card\"><p>{title}</p><p class=\"figure\">{}</p><p><b>{}</b></p><p><small>{}</small></p></div>",
+            "<div class=\"card\"><p>{title}</p><p class=\"figure\">{}</p><p><b>{}</b></p>\
+             <p><small>{}</small></p></div>",
             escape(&value),
             escape(name),
             escape(&note)
@@ -138,6 +144,15 @@ fn said(results: &Results) -> String {
     )
 }
 
+/// What is to be known of both tables.
+fn note(results: &Results) -> String {
+    format!(
+        "<p>Small figures are 95 % intervals by bootstrap over prompts; the best of each column, \
+         <b>{}</b> aside, is coloured.</p>",
+        escape(&results.baseline)
+    )
+}
+
 fn meanings() -> String {
     let columns = ORIGINAL.iter().chain(&SPACE).chain(&QUALITY);
     let items = columns.map(|c| format!("<dt>{}</dt><dd>{}</dd>", c.name, escape(c.meaning)));
@@ -172,8 +187,9 @@ fn trade(results: &Results) -> Result<String, ReportError> {
     let body = match plots.is_empty() {
         true => plots,
         false => format!(
-            "<p>The line joins the variants that no other beats in both speed and quality. Whiskers are 95 % intervals, the ring is \
-             the baseline.</p><div class=\"plots\">{plots}</div>"
+            "<p>The line joins the variants that no other beats in both speed and quality. \
+             Whiskers are 95 % intervals, the ring is the baseline.</p>\
+             <div class=\"plots\">{plots}</div>"
         ),
     };
     Ok(section("Speed against quality", "trade", &body))
@@ -184,7 +200,7 @@ fn steps(results: &Results) -> Result<String, ReportError> {
     let body = drawn.map(|svg| {
         let note = "Every step starts from the baseline's latents, so that errors do not add up.";
         format!(
-            "<div class=\"plots wide\">{}</div>",
+            "<div class=\"plots\">{}</div>",
             plot("Mean over prompts.", note, &svg)
         )
     });
@@ -195,7 +211,7 @@ fn time_split(results: &Results) -> Result<String, ReportError> {
     let drawn = bars("Seconds of a picture by part", results)?;
     let body = drawn.map(|svg| {
         format!(
-            "<div class=\"plots wide\">{}</div><details><summary>The same in numbers</summary>{}</details>",
+            "<div class=\"plots\">{}</div><details><summary>The same in numbers</summary>{}</details>",
             plot("Mean seconds of a picture.", "", &svg),
             time(results)
         )
@@ -210,7 +226,8 @@ fn time_split(results: &Results) -> Result<String, ReportError> {
 fn layers(results: &Results) -> String {
     let body = heat(results).map(|table| {
         format!(
-            "<p>Signal over quantization noise in the output of each type of layer, by third of the depth, on the baseline's input.</p>{table}"
+            "<p>Signal over quantization noise in the output of each type of layer, \
+             by third of the depth, on the baseline's input.</p>{table}"
         )
     });
     section("Layer by layer", "layers", &body.unwrap_or_default())
@@ -238,13 +255,15 @@ fn shots(pictures: &Gallery, results: &Results) -> String {
     let worst = match pictures.worst.is_empty() {
         true => String::new(),
         false => format!(
-            "<h2 id=\"worst\">The worst of each variant</h2><p>Least like the baseline's picture (left), lowest score first.</p>{}",
+            "<h2 id=\"worst\">The worst of each variant</h2>\
+             <p>Least like the baseline's picture (left), lowest score first.</p>{}",
             pictures.worst
         ),
     };
     format!(
         "<section id=\"pictures\"><h2>Side by side</h2>{missing}\
-         <p>The first {} of {} prompts. Point at a picture to see the baseline's in its place.</p>\
+         <p>The first {} of {} prompts. Point at a picture to see the baseline's in its place; \
+         differences are to the baseline's.</p>\
          {}<div class=\"switch\" role=\"group\" aria-label=\"What is shown of a picture\">{}</div>\
          <div class=\"views\">{}{worst}</div></section>\n",
         pictures.shown,
@@ -265,6 +284,8 @@ fn provenance(results: &Results) -> String {
         )
     });
     let commands: String = commands.collect();
+    let mut settings = results.settings.clone();
+    settings.insert("fingerprint".to_owned(), results.fingerprint.clone());
     let made = match rows(results).next() {
         Some(_) => recipes(results),
         None => String::new(),
@@ -282,7 +303,7 @@ fn provenance(results: &Results) -> String {
         ),
         section("Variants", "variants", &made),
         section("Environment", "environment", &pairs(&results.environment)),
-        section("Settings", "settings", &pairs(&results.settings)),
+        section("Settings", "settings", &pairs(&settings)),
         section("Exact commands", "commands", &commands),
     ]
     .concat()

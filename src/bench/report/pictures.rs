@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{DynamicImage, ImageFormat, ImageReader, imageops};
 
-/// Most columns or rows of an embedded picture.
-const LARGEST: u32 = 256;
+/// Most columns or rows of an embedded picture, which the page shows about 100 units wide.
+const LARGEST: u32 = 192;
 /// Files above this are no pictures of ours: 4096x4096 pixels take 50 MB.
 const MOST_BYTES: u64 = 64 << 20;
 

@@ -17,8 +17,8 @@ pub(super) type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 /// Colours that series have before they repeat.
 pub(super) const SERIES: usize = 12;
-/// Height of letters.
-pub(super) const FONT: i32 = 26;
+/// Height of letters; `style.css` makes them smaller where plots are shown larger.
+pub(super) const FONT: i32 = 28;
 
 /// Text.
 pub(super) const INK: RGBColor = role(0);
@@ -113,7 +113,7 @@ pub(super) fn range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
 
 /// A number at an axis: as few digits as tell neighbours apart.
 pub(super) fn tick(value: f64, span: f64) -> String {
-    let digits = (1.5 - span.log10()).ceil().clamp(0.0, 4.0) as usize;
+    let digits = (0.8 - span.log10()).ceil().clamp(0.0, 4.0) as usize;
     let text = format!("{value:.digits$}");
     match text.trim_start_matches(['-', '0', '.']).is_empty() {
         true => "0".to_owned(),

@@ -5,11 +5,11 @@ use plotters::style::text_anchor::{HPos, VPos};
 
 use super::ReportError;
 use super::columns::{Better, Column, SPEEDUP, rows};
-use super::labels::{NEAR, place};
+use super::labels::{Area, NEAR, along, place};
 use super::plot::{
-    ACCENT, Drawn, FONT, GRID, INK, MUTED, PAPER, draw, letters, range, tick, width,
+    ACCENT, Canvas, Drawn, FONT, GRID, INK, MUTED, PAPER, draw, letters, range, tick, width,
 };
-use crate::bench::results::Results;
+use crate::bench::results::{Results, Variant};
 
 /// Units of the page.
 const SIZE: (u32, u32) = (480, 380);
@@ -47,7 +47,7 @@ fn own(figure: &Column) -> Option<f64> {
 
 fn points<'a>(figure: &Column, results: &'a Results) -> Vec<Point<'a>> {
     let done = rows(results).filter(|(_, row)| row.error.is_none());
-    let point = |(name, row): (&'a str, &crate::bench::results::Variant)| {
+    let point = |(name, row): (&'a str, &Variant)| {
         let baseline = name == results.baseline;
         let x = SPEEDUP.value(row).or(baseline.then_some(1.0))?;
         let y = figure.value(row).or(own(figure).filter(|_| baseline))?;
@@ -81,7 +81,15 @@ fn front(points: &[Point<'_>], better: Better) -> Vec<usize> {
     order
 }
 
-fn paint(canvas: &super::plot::Canvas<'_>, points: &[Point<'_>], figure: &Column) -> Drawn {
+/// The ends of the lines for both intervals.
+fn whiskers(p: &Point<'_>) -> impl Iterator<Item = [(f64, f64); 2]> {
+    let (x, y) = p.at;
+    let across = p.spread[0].map(|[low, high]| [(low, y), (high, y)]);
+    let up = p.spread[1].map(|[low, high]| [(x, low), (x, high)]);
+    across.into_iter().chain(up)
+}
+
+fn paint(canvas: &Canvas<'_>, points: &[Point<'_>], figure: &Column) -> Drawn {
     let all = |axis: usize| {
         let own = move |p: &Point<'_>| [p.at.0, p.at.1][axis];
         points
@@ -112,21 +120,10 @@ fn paint(canvas: &super::plot::Canvas<'_>, points: &[Point<'_>], figure: &Column
     let front = front(points, figure.better);
     let area = chart.plotting_area();
     let line: Vec<_> = front.iter().map(|&i| points[i].at).collect();
-    area.draw(&PathElement::new(line, ACCENT.stroke_width(4)))?;
-    for p in points {
-        let [across, up] = p.spread;
-        if let Some([low, high]) = across {
-            area.draw(&PathElement::new(
-                vec![(low, p.at.1), (high, p.at.1)],
-                MUTED.stroke_width(2),
-            ))?;
-        }
-        if let Some([low, high]) = up {
-            area.draw(&PathElement::new(
-                vec![(p.at.0, low), (p.at.0, high)],
-                MUTED.stroke_width(2),
-            ))?;
-        }
+    let whiskers: Vec<_> = points.iter().flat_map(whiskers).collect();
+    area.draw(&PathElement::new(line.clone(), ACCENT.stroke_width(4)))?;
+    for [from, to] in &whiskers {
+        area.draw(&PathElement::new(vec![*from, *to], MUTED.stroke_width(2)))?;
     }
     for (i, p) in points.iter().enumerate() {
         let color = if front.contains(&i) { ACCENT } else { MUTED };
@@ -135,15 +132,20 @@ fn paint(canvas: &super::plot::Canvas<'_>, points: &[Point<'_>], figure: &Column
             area.draw(&Circle::new(p.at, 5, PAPER.filled()))?;
         }
     }
-    let places: Vec<_> = points
+    let at = points
         .iter()
-        .map(|p| (chart.backend_coord(&p.at), width(p.name)))
-        .collect();
-    names(canvas, points, &places)
+        .map(|p| (chart.backend_coord(&p.at), width(p.name)));
+    let drawn = line
+        .windows(2)
+        .map(|ends| [ends[0], ends[1]])
+        .chain(whiskers);
+    let drawn = drawn.map(|ends| ends.map(|end| chart.backend_coord(&end)));
+    let covered: Vec<_> = drawn.flat_map(|[from, to]| along(from, to)).collect();
+    names(canvas, points, &at.collect::<Vec<_>>(), covered)
 }
 
 /// What the axes are, at their ends and level, where they can be read.
-fn titles(canvas: &super::plot::Canvas<'_>, figure: &Column) -> Drawn {
+fn titles(canvas: &Canvas<'_>, figure: &Column) -> Drawn {
     let (w, h) = canvas.dim_in_pixel();
     let (w, h) = (w as i32, h as i32);
     let up = match figure.better {
@@ -165,23 +167,26 @@ fn titles(canvas: &super::plot::Canvas<'_>, figure: &Column) -> Drawn {
 }
 
 fn names(
-    canvas: &super::plot::Canvas<'_>,
+    canvas: &Canvas<'_>,
     points: &[Point<'_>],
     at: &[((i32, i32), i32)],
+    covered: Vec<Area>,
 ) -> Drawn {
     let (w, h) = canvas.dim_in_pixel();
-    let bounds = [4 * FONT, 2 * FONT, w as i32, h as i32 - 3 * FONT];
+    let mut areas = vec![[4 * FONT, 2 * FONT, w as i32, h as i32 - 3 * FONT]];
+    areas.extend(covered);
     for (p, (&(dot, wide), (left, distance))) in
-        points.iter().zip(at.iter().zip(place(at, FONT, bounds)))
+        points.iter().zip(at.iter().zip(place(at, FONT, &areas)))
     {
         if distance > NEAR {
+            let half = FONT / 2 * (dot.1 - left.1).signum();
             let end = match left.0 {
-                x if x > dot.0 => x,
-                x if x + wide < dot.0 => x + wide,
-                _ => dot.0,
+                x if x > dot.0 => (x - 4, left.1),
+                x if x + wide < dot.0 => (x + wide + 4, left.1),
+                _ => (dot.0, left.1 + half),
             };
-            let line = vec![dot, (end, left.1)];
-            canvas.draw(&PathElement::new(line, GRID.stroke_width(2)))?;
+            let line = vec![dot, end];
+            canvas.draw(&PathElement::new(line, MUTED.stroke_width(2)))?;
         }
         let style = letters(INK, HPos::Left, VPos::Center);
         canvas.draw(&Text::new(p.name.to_owned(), left, style))?;

@@ -1,7 +1,5 @@
-// The summary's columns sort on a click; without this script they stay in the order of the benchmark.
-(() => {
-  const table = document.getElementById("summary-table");
-  if (!table) return;
+// Columns of figures sort on a click; without this script rows stay in the order of the benchmark.
+for (const table of document.querySelectorAll("table.figures")) {
   const body = table.tBodies[0];
   const heads = [...table.tHead.rows[1].cells];
   heads.forEach((head, column) => {
@@ -21,4 +19,4 @@
       body.append(...rows);
     });
   });
-})();
+}

@@ -7,14 +7,29 @@ use super::commands::{against_f32, formats, parts, recipe};
 use super::text::{NONE, escape, number, seconds};
 use crate::bench::results::{Results, Variant};
 
-/// All figures of all rows, the best of each in bold.
-pub(super) fn summary(results: &Results) -> String {
-    let groups: [(&str, &[Column]); 4] = [
+/// Speed and size of all rows, the best of each in bold.
+pub(super) fn speed(results: &Results) -> String {
+    let groups: [(&str, &[Column]); 5] = [
         ("Layers", &ORIGINAL[..2]),
-        ("Time", &ORIGINAL[2..]),
-        ("Time and space", &SPACE),
-        ("Against the baseline", &QUALITY),
+        ("Pictures", &ORIGINAL[2..4]),
+        ("Speed", &ORIGINAL[4..]),
+        ("Spread", &SPACE[..2]),
+        ("Space", &SPACE[2..]),
     ];
+    figures("Speed and size", &groups, results)
+}
+
+/// Quality of all rows.
+pub(super) fn quality(results: &Results) -> String {
+    let groups: [(&str, &[Column]); 3] = [
+        ("Pictures against the baseline's", &QUALITY[..5]),
+        ("Model", &QUALITY[5..6]),
+        ("Prompt", &QUALITY[6..]),
+    ];
+    figures("Quality", &groups, results)
+}
+
+fn figures(title: &str, groups: &[(&str, &[Column])], results: &Results) -> String {
     let heads = groups.iter().map(|(name, columns)| {
         let n = columns.len();
         format!("<th colspan=\"{n}\" scope=\"colgroup\" class=\"edge\">{name}</th>")
@@ -61,9 +76,9 @@ pub(super) fn summary(results: &Results) -> String {
     });
     let body: String = body.collect();
     scroll(
-        "Summary",
+        title,
         &format!(
-            "<table class=\"summary\" id=\"summary-table\"><caption class=\"hidden\">All figures by variant</caption><thead>\
+            "<table class=\"figures\"><caption class=\"hidden\">{title} by variant</caption><thead>\
              <tr><th rowspan=\"2\" scope=\"col\">variant</th>{heads}</tr><tr>{names}</tr></thead><tbody>\n{body}</tbody></table>"
         ),
     )
@@ -80,9 +95,9 @@ fn cell(c: &Column, i: usize, (name, row): (&str, &Variant), results: &Results) 
     };
     let interval = c.interval_text(row);
     let interval = interval.map_or(String::new(), |i| format!("<small>{}</small>", escape(&i)));
-    let text = match c.best(results) {
-        Some((best, _)) if best == name => format!("<b>{}</b>", escape(&text)),
-        _ => escape(&text),
+    let text = match c.is_best((name, row), results) {
+        true => format!("<b>{}</b>", escape(&text)),
+        false => escape(&text),
     };
     format!("<td{edge} data-value=\"{value}\">{text}{interval}</td>")
 }
@@ -97,7 +112,7 @@ fn scroll(label: &str, table: &str) -> String {
 /// A row's name and its cells.
 type Line<'a> = (&'a str, Vec<String>);
 
-fn table(label: &str, head: &[&str], body: &[Line<'_>]) -> String {
+fn table(label: &str, class: &str, head: &[&str], body: &[Line<'_>]) -> String {
     let head = head
         .iter()
         .map(|h| format!("<th scope=\"col\">{}</th>", escape(h)));
@@ -109,7 +124,7 @@ fn table(label: &str, head: &[&str], body: &[Line<'_>]) -> String {
     });
     let body: String = body.collect();
     let table = format!(
-        "<table><caption class=\"hidden\">{label}</caption><thead><tr><th scope=\"col\">variant</th>{head}</tr></thead><tbody>\n\
+        "<table class=\"{class}\"><caption class=\"hidden\">{label}</caption><thead><tr><th scope=\"col\">variant</th>{head}</tr></thead><tbody>\n\
          {body}</tbody></table>"
     );
     scroll(label, &table)
@@ -132,7 +147,7 @@ pub(super) fn time(results: &Results) -> String {
     let body: Vec<Line<'_>> = timed
         .map(|(name, row)| (name, by_name(&parts, &row.parts_s, |v| seconds(*v))))
         .collect();
-    table("Seconds of a picture by part", &parts, &body)
+    table("Seconds of a picture by part", "numbers", &parts, &body)
 }
 
 /// Which kernels ran; nothing if that is not known.
@@ -142,7 +157,7 @@ pub(super) fn kernels(results: &Results) -> Option<String> {
     let body: Vec<Line<'_>> = known
         .map(|(name, row)| (name, by_name(&formats, &row.kernels, String::clone)))
         .collect();
-    (!body.is_empty()).then(|| table("Kernels by format", &formats, &body))
+    (!body.is_empty()).then(|| table("Kernels by format", "words", &formats, &body))
 }
 
 /// How each row was made.
@@ -150,7 +165,7 @@ pub(super) fn recipes(results: &Results) -> String {
     let body: Vec<Line<'_>> = rows(results)
         .map(|(name, row)| (name, vec![recipe(row)]))
         .collect();
-    table("How each variant is made", &["made of"], &body)
+    table("How each variant is made", "words", &["made of"], &body)
 }
 
 /// Figures against the F32 model's pictures, if there are any.
@@ -165,7 +180,7 @@ pub(super) fn f32_table(results: &Results) -> Option<String> {
             )
         })
         .collect();
-    (!body.is_empty()).then(|| table("Against the F32 model", &names, &body))
+    (!body.is_empty()).then(|| table("Against the F32 model", "numbers", &names, &body))
 }
 
 /// Settings or environment.
