@@ -20,6 +20,8 @@ pub fn markdown(found: &Sensitivity) -> String {
 }
 
 fn head(to: &mut String, found: &Sensitivity) -> std::fmt::Result {
+    let environment = found.environment.iter();
+    let environment: Vec<String> = environment.map(|(k, v)| format!("{k}: {v}")).collect();
     let [width, height] = found.size;
     writeln!(to, "# Sensitivity of {}\n", found.model)?;
     writeln!(to, "`{}`\n", found.command)?;
@@ -39,7 +41,8 @@ fn head(to: &mut String, found: &Sensitivity) -> std::fmt::Result {
         "Error is |v - v_base| / |v_base|, teacher-forced, the mean of steps and prompts; base is the source with F32 \
          activations. Every row has its group alone in NVFP4 and the rest of the blocks in FP8; \"added\" is what its error \
          is above that of everything in FP8. Times are of the group's layers for one picture on this machine, each layer \
-         measured alone.\n"
+         measured alone ({}).\n",
+        environment.join(", ")
     )?;
     writeln!(
         to,
@@ -49,6 +52,13 @@ fn head(to: &mut String, found: &Sensitivity) -> std::fmt::Result {
         let (error, ms) = (whole.velocity_rel_err, 1e3 * whole.linears_s);
         let weighted = by_length(&whole.by_step, &found.sigmas);
         writeln!(to, "| {name} | {error:.5} | {weighted:.5} | {ms:.2} |")?;
+    }
+    let (fp8, v3) = (&found.fp8, &found.v3);
+    if fp8.linears_s <= v3.linears_s && fp8.velocity_rel_err <= v3.velocity_rel_err {
+        writeln!(
+            to,
+            "\nOn this machine, at these shapes, everything in FP8 is more exact than v3 and no slower: what v3 saves is memory."
+        )?;
     }
     writeln!(
         to,
@@ -139,8 +149,9 @@ fn suggested(to: &mut String, found: &Sensitivity, s: &Suggestion) -> std::fmt::
     )?;
     writeln!(
         to,
-        "{} layers in NVFP4: {}.{}\n",
+        "{} layers in NVFP4 (v3 has {}): {}.{}\n",
         s.nvfp4_layers,
+        s.v3_layers,
         list(&s.groups),
         match s.given_back.is_empty() {
             true => String::new(),
@@ -174,6 +185,12 @@ fn suggested(to: &mut String, found: &Sensitivity, s: &Suggestion) -> std::fmt::
         1e3 * found.v3.linears_s,
         1e3 * v3.linears_s
     )?;
+    if !s.budget_kept {
+        writeln!(
+            to,
+            "**The budget cannot be kept**: no choice of groups is as exact, or as fast, on this machine.\n"
+        )?;
+    }
     let percent = |a: f64, b: f64| 100.0 * (a / b - 1.0);
     writeln!(
         to,

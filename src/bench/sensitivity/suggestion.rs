@@ -31,6 +31,7 @@ pub(super) fn suggest(
     let chosen = taken.iter().map(|i| &choice.candidates[*i]);
     let nvfp4 = choice.layers(&taken);
     let policy = policy_json(&nvfp4, study.blocks());
+    let predicted_s = measured.time(&nvfp4);
     Ok(Suggestion {
         budget,
         chosen_on: first.len(),
@@ -38,11 +39,16 @@ pub(super) fn suggest(
         groups: names(&taken),
         given_back: names(&given_back),
         nvfp4_layers: nvfp4.len(),
+        v3_layers: v3_layers(&measured.groups)?.len(),
         predicted: predict(&choice.fp8, chosen),
         on_first,
         v3_on_first: choice.v3,
         limit,
-        predicted_s: measured.time(&nvfp4),
+        predicted_s,
+        budget_kept: match budget {
+            Budget::TimesV3(_) => limit.is_none_or(|most| on_first <= most),
+            Budget::Seconds(most) => predicted_s <= most,
+        },
         checked: choice.check(&nvfp4, second)?,
         policy,
     })
