@@ -144,7 +144,7 @@ fn suggested(to: &mut String, found: &Sensitivity, s: &Suggestion) -> std::fmt::
     writeln!(
         to,
         "Budget: {budget}. Chosen on the first {} prompts, checked on the other {}; in the check both policies were converted \
-         and timed anew, one after the other layer by layer.\n",
+         and timed anew beside all FP8, one after the other layer by layer.\n",
         s.chosen_on, s.checked_on
     )?;
     writeln!(
@@ -179,11 +179,20 @@ fn suggested(to: &mut String, found: &Sensitivity, s: &Suggestion) -> std::fmt::
     )?;
     writeln!(
         to,
-        "| v3 | {:.5} | {:.5} | {v3_weighted:.5} | {:.2} | {:.2} |\n",
+        "| v3 | {:.5} | {:.5} | {v3_weighted:.5} | {:.2} | {:.2} |",
         s.v3_on_first,
         v3.velocity_rel_err,
         1e3 * found.v3.linears_s,
         1e3 * v3.linears_s
+    )?;
+    let fp8 = &s.checked.fp8;
+    writeln!(
+        to,
+        "| all FP8 | | {:.5} | {:.5} | {:.2} | {:.2} |\n",
+        fp8.velocity_rel_err,
+        by_length(&fp8.by_step, &found.sigmas),
+        1e3 * found.fp8.linears_s,
+        1e3 * fp8.linears_s
     )?;
     if !s.budget_kept {
         writeln!(
@@ -194,7 +203,7 @@ fn suggested(to: &mut String, found: &Sensitivity, s: &Suggestion) -> std::fmt::
     let percent = |a: f64, b: f64| 100.0 * (a / b - 1.0);
     writeln!(
         to,
-        "{}: error {:+.1} %, time {:+.1} % of v3's; less error on {} of {} prompts.\n",
+        "{}: error {:+.1} %, time {:+.1} % of v3's; less error on {} of {} prompts. Against all FP8: error {:+.1} %, time {:+.1} %.\n",
         match s.checked.beats_v3 {
             true => "It beats v3",
             false => "**It does not beat v3**",
@@ -202,7 +211,9 @@ fn suggested(to: &mut String, found: &Sensitivity, s: &Suggestion) -> std::fmt::
         percent(ours.velocity_rel_err, v3.velocity_rel_err),
         percent(ours.linears_s, v3.linears_s),
         s.checked.better_on,
-        s.checked_on
+        s.checked_on,
+        percent(ours.velocity_rel_err, fp8.velocity_rel_err),
+        percent(ours.linears_s, fp8.linears_s)
     )
 }
 

@@ -134,13 +134,15 @@ pub struct Suggestion {
     pub policy: String,
 }
 
-/// Two converted files on prompts on which nothing was chosen.
+/// Converted files on prompts on which nothing was chosen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Checked {
     /// Of the suggested policy.
     pub suggested: Whole,
     /// Of v3.
     pub v3: Whole,
+    /// Of everything in FP8, which the suggestion should better be faster than.
+    pub fp8: Whole,
     /// Of all prompts, those on which the suggested policy's error is below v3's.
     pub better_on: usize,
     /// Less error in no more time, or less time at no more error.

@@ -139,13 +139,16 @@ impl<'a> Choice<'a> {
         ];
         let all = layers(&self.measured.groups);
         let first = &self.measured.lessons[0];
-        let seconds = timing::seconds_of(first, all, [&suggested, &v3], study.cx)?;
+        let seconds =
+            timing::seconds_of(first, all, [&suggested, &v3, &self.measured.fp8], study.cx)?;
         let total = |i: usize| seconds.values().map(|s| s[i]).sum::<f64>();
         let [ours, theirs] = &errors;
         let pairs = ours.iter().zip(theirs);
         let suggested = Whole::of(ours, total(0));
         let v3 = Whole::of(theirs, total(1));
+        let fp8 = &self.measured.fp8_errors[self.first.len()..];
         Ok(Checked {
+            fp8: Whole::of(fp8, total(2)),
             better_on: pairs.filter(|(a, b)| mean(a) < mean(b)).count(),
             beats_v3: beats(&suggested, &v3),
             suggested,
