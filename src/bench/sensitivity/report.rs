@@ -20,6 +20,8 @@ pub fn markdown(found: &Sensitivity) -> String {
 }
 
 fn head(to: &mut String, found: &Sensitivity) -> std::fmt::Result {
+    let environment = found.environment.iter();
+    let environment: Vec<String> = environment.map(|(k, v)| format!("{k}: {v}")).collect();
     let [width, height] = found.size;
     writeln!(to, "# Sensitivity of {}\n", found.model)?;
     writeln!(to, "`{}`\n", found.command)?;
@@ -39,7 +41,8 @@ fn head(to: &mut String, found: &Sensitivity) -> std::fmt::Result {
         "Error is |v - v_base| / |v_base|, teacher-forced, the mean of steps and prompts; base is the source with F32 \
          activations. Every row has its group alone in NVFP4 and the rest of the blocks in FP8; \"added\" is what its error \
          is above that of everything in FP8. Times are of the group's layers for one picture on this machine, each layer \
-         measured alone.\n"
+         measured alone ({}).\n",
+        environment.join(", ")
     )?;
     writeln!(
         to,
@@ -49,6 +52,13 @@ fn head(to: &mut String, found: &Sensitivity) -> std::fmt::Result {
         let (error, ms) = (whole.velocity_rel_err, 1e3 * whole.linears_s);
         let weighted = by_length(&whole.by_step, &found.sigmas);
         writeln!(to, "| {name} | {error:.5} | {weighted:.5} | {ms:.2} |")?;
+    }
+    let (fp8, v3) = (&found.fp8, &found.v3);
+    if fp8.linears_s <= v3.linears_s && fp8.velocity_rel_err <= v3.velocity_rel_err {
+        writeln!(
+            to,
+            "\nOn this machine, at these shapes, everything in FP8 is more exact than v3 and no slower: what v3 saves is memory."
+        )?;
     }
     writeln!(
         to,
@@ -134,13 +144,14 @@ fn suggested(to: &mut String, found: &Sensitivity, s: &Suggestion) -> std::fmt::
     writeln!(
         to,
         "Budget: {budget}. Chosen on the first {} prompts, checked on the other {}; in the check both policies were converted \
-         and timed anew, one after the other layer by layer.\n",
+         and timed anew beside all FP8, one after the other layer by layer.\n",
         s.chosen_on, s.checked_on
     )?;
     writeln!(
         to,
-        "{} layers in NVFP4: {}.{}\n",
+        "{} layers in NVFP4 (v3 has {}): {}.{}\n",
         s.nvfp4_layers,
+        s.v3_layers,
         list(&s.groups),
         match s.given_back.is_empty() {
             true => String::new(),
@@ -168,16 +179,31 @@ fn suggested(to: &mut String, found: &Sensitivity, s: &Suggestion) -> std::fmt::
     )?;
     writeln!(
         to,
-        "| v3 | {:.5} | {:.5} | {v3_weighted:.5} | {:.2} | {:.2} |\n",
+        "| v3 | {:.5} | {:.5} | {v3_weighted:.5} | {:.2} | {:.2} |",
         s.v3_on_first,
         v3.velocity_rel_err,
         1e3 * found.v3.linears_s,
         1e3 * v3.linears_s
     )?;
+    let fp8 = &s.checked.fp8;
+    writeln!(
+        to,
+        "| all FP8 | | {:.5} | {:.5} | {:.2} | {:.2} |\n",
+        fp8.velocity_rel_err,
+        by_length(&fp8.by_step, &found.sigmas),
+        1e3 * found.fp8.linears_s,
+        1e3 * fp8.linears_s
+    )?;
+    if !s.budget_kept {
+        writeln!(
+            to,
+            "**The budget cannot be kept**: no choice of groups is as exact, or as fast, on this machine.\n"
+        )?;
+    }
     let percent = |a: f64, b: f64| 100.0 * (a / b - 1.0);
     writeln!(
         to,
-        "{}: error {:+.1} %, time {:+.1} % of v3's; less error on {} of {} prompts.\n",
+        "{}: error {:+.1} %, time {:+.1} % of v3's; less error on {} of {} prompts. Against all FP8: error {:+.1} %, time {:+.1} %.\n",
         match s.checked.beats_v3 {
             true => "It beats v3",
             false => "**It does not beat v3**",
@@ -185,7 +211,9 @@ fn suggested(to: &mut String, found: &Sensitivity, s: &Suggestion) -> std::fmt::
         percent(ours.velocity_rel_err, v3.velocity_rel_err),
         percent(ours.linears_s, v3.linears_s),
         s.checked.better_on,
-        s.checked_on
+        s.checked_on,
+        percent(ours.velocity_rel_err, fp8.velocity_rel_err),
+        percent(ours.linears_s, fp8.linears_s)
     )
 }
 

@@ -1,6 +1,8 @@
 //! `sensitivity.json`: all that was measured. Seconds are the machine's; all other numbers of a ranking are the same on every
 //! run, whatever the number of threads. A suggestion follows from both.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::greedy::Budget;
@@ -33,6 +35,8 @@ pub struct Sensitivity {
     pub size: [usize; 2],
     /// Noise levels of the transformer's evaluations.
     pub sigmas: Vec<f32>,
+    /// Where times were measured: threads, and the kernels by format.
+    pub environment: BTreeMap<String, String>,
     /// What makes a group.
     pub by: By,
     /// The model with every linear of the blocks in FP8: the row from which groups are told.
@@ -110,6 +114,8 @@ pub struct Suggestion {
     pub given_back: Vec<String>,
     /// Layers in NVFP4.
     pub nvfp4_layers: usize,
+    /// Layers that v3 has in NVFP4.
+    pub v3_layers: usize,
     /// Its velocity error on the first half as predicted from its groups.
     pub predicted: f64,
     /// The same as measured.
@@ -120,19 +126,23 @@ pub struct Suggestion {
     pub limit: Option<f64>,
     /// Seconds of its linears as predicted from its groups.
     pub predicted_s: f64,
+    /// Whether the budget is kept on the first half. It may be out of reach: below FP8's error, or faster than NVFP4 is here.
+    pub budget_kept: bool,
     /// Converted and checked on the second half.
     pub checked: Checked,
     /// The policy, as comfy-dit-quantizer and `convert --policy` read it.
     pub policy: String,
 }
 
-/// Two converted files on prompts on which nothing was chosen.
+/// Converted files on prompts on which nothing was chosen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Checked {
     /// Of the suggested policy.
     pub suggested: Whole,
     /// Of v3.
     pub v3: Whole,
+    /// Of everything in FP8, which the suggestion should better be faster than.
+    pub fp8: Whole,
     /// Of all prompts, those on which the suggested policy's error is below v3's.
     pub better_on: usize,
     /// Less error in no more time, or less time at no more error.

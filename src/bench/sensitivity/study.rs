@@ -15,6 +15,7 @@ use crate::checkpoint::markers::Markers;
 use crate::checkpoint::{CheckpointError, Component, Weights};
 use crate::context::Cx;
 use crate::model::transformer::QwenImageTransformer;
+use crate::ops::kernels;
 use crate::pipeline::request::{Request, Settings};
 use crate::pipeline::{Engine, PipelineError};
 use crate::quantize::plan::Options;
@@ -104,6 +105,7 @@ pub fn measure(
         seed: study.seed,
         size: [settings.width, settings.height],
         sigmas: sigmas.collect(),
+        environment: environment(study.cx),
         by: study.by,
         fp8: Whole::of(&measured.fp8_errors[all.clone()], measured.time(&[])),
         v3: Whole::of(&measured.v3_errors[all], measured.time(&v3_layers)),
@@ -319,6 +321,17 @@ impl Whole {
             linears_s,
         }
     }
+}
+
+/// What times depend on.
+fn environment(cx: &Cx) -> BTreeMap<String, String> {
+    let of = [
+        ("threads", rayon::current_num_threads().to_string()),
+        ("float8_e4m3fn", kernels::fp8(cx.machine).to_owned()),
+        ("nvfp4", kernels::nvfp4(cx.machine).to_owned()),
+    ];
+    let of = of.into_iter().map(|(name, value)| (name.to_owned(), value));
+    of.collect()
 }
 
 /// The layers of groups.

@@ -31,6 +31,7 @@ pub(super) fn suggest(
     let chosen = taken.iter().map(|i| &choice.candidates[*i]);
     let nvfp4 = choice.layers(&taken);
     let policy = policy_json(&nvfp4, study.blocks());
+    let predicted_s = measured.time(&nvfp4);
     Ok(Suggestion {
         budget,
         chosen_on: first.len(),
@@ -38,11 +39,16 @@ pub(super) fn suggest(
         groups: names(&taken),
         given_back: names(&given_back),
         nvfp4_layers: nvfp4.len(),
+        v3_layers: v3_layers(&measured.groups)?.len(),
         predicted: predict(&choice.fp8, chosen),
         on_first,
         v3_on_first: choice.v3,
         limit,
-        predicted_s: measured.time(&nvfp4),
+        predicted_s,
+        budget_kept: match budget {
+            Budget::TimesV3(_) => limit.is_none_or(|most| on_first <= most),
+            Budget::Seconds(most) => predicted_s <= most,
+        },
         checked: choice.check(&nvfp4, second)?,
         policy,
     })
@@ -133,13 +139,16 @@ impl<'a> Choice<'a> {
         ];
         let all = layers(&self.measured.groups);
         let first = &self.measured.lessons[0];
-        let seconds = timing::seconds_of(first, all, [&suggested, &v3], study.cx)?;
+        let seconds =
+            timing::seconds_of(first, all, [&suggested, &v3, &self.measured.fp8], study.cx)?;
         let total = |i: usize| seconds.values().map(|s| s[i]).sum::<f64>();
         let [ours, theirs] = &errors;
         let pairs = ours.iter().zip(theirs);
         let suggested = Whole::of(ours, total(0));
         let v3 = Whole::of(theirs, total(1));
+        let fp8 = &self.measured.fp8_errors[self.first.len()..];
         Ok(Checked {
+            fp8: Whole::of(fp8, total(2)),
             better_on: pairs.filter(|(a, b)| mean(a) < mean(b)).count(),
             beats_v3: beats(&suggested, &v3),
             suggested,
