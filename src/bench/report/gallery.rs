@@ -1,7 +1,7 @@
 //! Pictures side by side, and the worst of each row beside the baseline's.
 //!
-//! A box has both pictures as backgrounds, scaled alike to the pixel, so that CSS alone makes an honest difference view; the
-//! baseline's bytes are in the page once.
+//! A box has both pictures as two layers of the same kind and place, so that browsers round their pixels alike and the difference
+//! of equal pictures is black; CSS alone makes that view. The baseline's bytes are in the page once.
 
 use std::collections::BTreeMap;
 use std::path::Path;
