@@ -138,10 +138,11 @@ mod tests {
 
     #[test]
     fn what_breaks_the_limit_is_passed_over() {
+        // Added for each second: 0.002, 0.1, 1. The last two together: 0.408; the first with the last: 0.506.
         let c = candidates(&[(0.5, 100.0), (0.4, 1.0), (0.31, 0.01)]);
-        assert_eq!(choose(&FP8, &c, Limit::Error(0.45)), [2, 1]);
+        assert_eq!(choose(&FP8, &c, Limit::Error(0.45)), [1, 2]);
         assert_eq!(choose(&FP8, &c, Limit::Error(0.3)), [] as [usize; 0]);
-        assert_eq!(choose(&FP8, &c, Limit::Error(0.5)), [0]);
+        assert_eq!(choose(&FP8, &c, Limit::Error(0.501)), [0]);
     }
 
     #[test]
