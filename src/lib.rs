@@ -12,7 +12,7 @@
 //! * [`pipeline`]: prompt to image.
 //! * [`calibrate`]: generations under an observer, to a calibration file.
 //! * [`inspect`]: what a checkpoint holds, and what is wrong with it.
-//! * [`bench`]: reading pictures back to score a model.
+//! * [`bench`]: rows of converted models side by side, for speed and for quality.
 //! * [`cli`]: the command line.
 
 pub mod bench;

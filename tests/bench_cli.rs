@@ -110,6 +110,18 @@ fn two_prompts_end_to_end() {
     for file in ["report.md", "report.html"] {
         assert!(dir.path().join("out").join(file).is_file(), "{file}");
     }
+    // The cheaper arithmetic is the less exact one.
+    let error = |row: &str| {
+        variants[row]["quality"]["velocity_rel_err"]
+            .as_f64()
+            .unwrap()
+    };
+    assert!(
+        error("fp8-w8a8") < error("v5")
+            && error("v5") < error("v3")
+            && error("v3") < error("all-nvfp4")
+    );
+    assert!(!results["findings"].as_array().unwrap().is_empty());
     // Another look needs --resume or --force.
     let again = run(&dir, &["bench", "--limit", "2", "-o", "out"]);
     assert_eq!(again.status.code(), Some(2));
@@ -273,4 +285,38 @@ fn wrong_input_is_refused() {
         );
         assert!(!Path::new(&dir.path().join("bench-results/results.json")).exists());
     }
+}
+
+/// The F32 model's row is like any other, and every row is held against it.
+#[test]
+fn a_reference_is_a_second_yardstick() {
+    let dir = TempDir::new().unwrap();
+    done(
+        &dir,
+        &[
+            "bench",
+            "--limit",
+            "2",
+            "--variants",
+            "v5",
+            "--reference",
+            "tiny",
+            "--taught",
+            "1",
+            "-o",
+            "out",
+            "-q",
+        ],
+    );
+    let results = results(&dir, "out");
+    let of = |row: &str| results["variants"][row]["quality"]["against_f32"].clone();
+    assert_eq!(
+        (&of("fp8")["psnr_db"], &of("fp8")["ssim"]),
+        (&Value::from(100.0), &Value::from(1.0))
+    );
+    assert_eq!(
+        of("v5")["psnr_db"],
+        results["variants"]["v5"]["quality"]["psnr_db"]
+    );
+    assert_eq!(of("f32"), serde_json::json!({}));
 }

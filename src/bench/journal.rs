@@ -95,7 +95,7 @@ impl Journal {
         let mut journal = Self { file, lines };
         io::Seek::seek(&mut journal.file, io::SeekFrom::End(0))?;
         if journal.lines.is_empty() {
-            journal.write(Line::Run(run.to_owned()))?;
+            journal.write(&Line::Run(run.to_owned()))?;
         }
         Ok(journal)
     }
@@ -104,11 +104,12 @@ impl Journal {
     ///
     /// # Errors
     /// The system's.
-    pub fn write(&mut self, line: Line) -> io::Result<()> {
-        let mut text = serde_json::to_string(&line)?;
+    pub fn write(&mut self, line: &Line) -> io::Result<()> {
+        let mut text = serde_json::to_string(line)?;
         text.push('\n');
         self.file.write_all(text.as_bytes())?;
-        self.lines.push(line);
+        // As it will be read: decimals may cost a number its last bit, and a run that goes on is to have the same bits.
+        self.lines.push(serde_json::from_str(&text)?);
         Ok(())
     }
 }
@@ -130,8 +131,8 @@ mod tests {
             Line::Cold("v3".to_owned(), cold)
         };
         let mut journal = Journal::open(&path, "run").unwrap();
-        journal.write(cold(1.0)).unwrap();
-        journal.write(cold(2.0)).unwrap();
+        journal.write(&cold(1.0)).unwrap();
+        journal.write(&cold(2.0)).unwrap();
         drop(journal);
         let whole = fs::read(&path).unwrap();
         for cut in 0..whole.len() {
@@ -139,7 +140,7 @@ mod tests {
             let mut journal = Journal::open(&path, "run").unwrap();
             while journal.lines.len() < 3 {
                 let next = journal.lines.len() as f64;
-                journal.write(cold(next)).unwrap();
+                journal.write(&cold(next)).unwrap();
             }
             drop(journal);
             assert_eq!(fs::read(&path).unwrap(), whole, "{cut}");

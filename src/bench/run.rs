@@ -106,7 +106,7 @@ impl Rounds<'_> {
                 };
                 let reference = (r > 0).then_some(()).and(base.as_ref());
                 let entry = self.keep(row, (i, prompt), (&picture, timed), reference)?;
-                self.write(journal, Line::Picture(entry))?;
+                self.write(journal, &Line::Picture(entry))?;
                 if r == 0 {
                     base = Some(picture);
                 }
@@ -148,7 +148,7 @@ impl Rounds<'_> {
                 continue;
             }
             match taught_of(baseline, engine, &lessons, cx) {
-                Ok(taught) => self.write(journal, Line::Taught(row.name.clone(), taught))?,
+                Ok(taught) => self.write(journal, &Line::Taught(row.name.clone(), taught))?,
                 Err(source) if source.is_cancelled() => {
                     return Err(BenchError::Baseline { prompt: 0, source });
                 }
@@ -247,7 +247,7 @@ impl Rounds<'_> {
         file.is_some_and(|file| self.dir.join(file).is_file())
     }
 
-    fn write(&self, journal: &mut Journal, line: Line) -> Result<(), BenchError> {
+    fn write(&self, journal: &mut Journal, line: &Line) -> Result<(), BenchError> {
         journal.write(line).map_err(|source| BenchError::File {
             path: self.dir.join(super::JOURNAL),
             source,

@@ -266,7 +266,7 @@ fn cold_starts(
         }
         match cold(p, &args.model, prompt, settings) {
             Ok(cold) => journal
-                .write(Line::Cold(p.row.name.clone(), cold))
+                .write(&Line::Cold(p.row.name.clone(), cold))
                 .context("the journal")?,
             Err(e) => tracing::warn!("{}: no cold start was measured: {e}", p.row.name),
         }
