@@ -1,6 +1,6 @@
 //! How dear the original pipeline held each type of layer, as its policies v1 to v5 say, against what is measured.
 //!
-//! The original publishes no ranking. It is read off what each version moves back from NVFP4 to FP8: that what v4 gives up
+//! Its ranking is read off what each version moves back from NVFP4 to FP8: that what v4 gives up
 //! first was held for worse than what v5 gives up next, and that what was never NVFP4 was held for worst of all.
 
 use serde::{Deserialize, Serialize};

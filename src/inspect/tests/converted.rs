@@ -31,7 +31,7 @@ fn every_policy() {
     for policy in Policy::names() {
         let report = converted(policy, Options::default());
         assert_eq!(kinds(&report), [], "{policy}");
-        assert!(report.quantized.nvfp4 > 0, "{policy}");
+        assert_eq!(report.quantized.nvfp4 > 0, policy != "fp8", "{policy}");
         // Nothing was calibrated, and that is all that could be better.
         let others: Vec<_> = advice(&report)
             .into_iter()
