@@ -9,7 +9,8 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::args::{Bench, Common};
+use super::args::Common;
+use super::bench_args::Bench;
 use super::bench_rows::{Prepared, REFERENCE, cold, prepare};
 use super::{Failure, output, text_file};
 use crate::bench::JOURNAL;

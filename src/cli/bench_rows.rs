@@ -8,7 +8,8 @@ use std::time::Instant;
 use candle_core::Device;
 use serde::Deserialize;
 
-use super::args::{Bench, ModelArgs};
+use super::args::ModelArgs;
+use super::bench_args::Bench;
 use super::{Failure, generate};
 use crate::bench::journal::Cold;
 use crate::bench::results::{Layers, Prompt, Variant};

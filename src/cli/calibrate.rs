@@ -8,7 +8,8 @@ use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
-use super::args::{Calibrate, Common, ModelArgs};
+use super::args::{Common, ModelArgs};
+use super::calibrate_args::Calibrate;
 use super::generate::source;
 use super::{Failure, calibration_files, output, text_file};
 use crate::calibrate::session::{Existing, Outcome, SampleProgress, label};

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde_json::json;
 
-use super::args::{CalibrateCommand, Common, FormArg, FormatArg};
+use super::args::Common;
+use super::calibrate_args::{CalibrateCommand, FormArg, FormatArg};
 use super::{Failure, output, text_file};
 use crate::checkpoint::write_whole;
 use crate::quantize::calibration::capture::LEVELS;

@@ -2,8 +2,10 @@
 
 mod args;
 mod bench;
+mod bench_args;
 mod bench_rows;
 mod calibrate;
+mod calibrate_args;
 mod calibration_files;
 mod convert;
 mod doctor;

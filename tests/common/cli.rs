@@ -66,3 +66,19 @@ pub fn v3(dir: &TempDir) -> PathBuf {
     done(dir, &line);
     dir.path().join("v3.safetensors")
 }
+
+/// Expects a failure with this code and these words.
+pub fn refused(dir: &TempDir, code: i32, words: &[&str], args: &[&str]) {
+    let output = run(dir, args);
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {message}");
+    for word in words {
+        assert!(message.contains(word), "{args:?}: no `{word}` in {message}");
+    }
+    assert!(!message.contains("panicked"), "{message}");
+}
+
+/// A file of `dir`.
+pub fn read(dir: &TempDir, name: &str) -> Vec<u8> {
+    fs::read(dir.path().join(name)).unwrap()
+}

@@ -123,7 +123,7 @@ fn original(to: &mut String, found: &Sensitivity) -> std::fmt::Result {
     writeln!(to, "## Against the original\n")?;
     writeln!(
         to,
-        "The original publishes no ranking. Its policies imply one: critical is what no version puts into NVFP4, high what v4 \
+        "The original's policies imply a ranking: critical is what no version puts into NVFP4, high what v4 \
          moves back to FP8 first, medium what v5 moves back next, low what stays NVFP4. Types without a rule have none.\n"
     )?;
     match found.rank_correlation {
