@@ -254,6 +254,31 @@ fn a_row_that_fails_does_not_stop_the_others() {
     }
 }
 
+/// One scale of many is gone: nobody knows what it was.
+#[test]
+fn lost_scales_are_not_guessed() {
+    let dir = TempDir::new().unwrap();
+    let v3 = common::cli::v3(&dir);
+    let bytes = fs::read(&v3).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let lost = "model.diffusion_model.transformer_blocks.1.img_mod.1.weight_scale";
+    let kept = file.tensors().into_iter().filter(|(name, _)| name != lost);
+    let path = dir.path().join("lost.safetensors");
+    safetensors::serialize_to_file(kept, header.metadata().clone(), &path).unwrap();
+    let line = ["bench", "--limit", "1", "--variants", "v5", "-o", "out"];
+    let output = run(
+        &dir,
+        &[&line[..], &["--model", "lost.safetensors"]].concat(),
+    );
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("transformer_blocks.1.img_mod.1"),
+        "{message}"
+    );
+}
+
 #[test]
 fn wrong_input_is_refused() {
     let dir = TempDir::new().unwrap();

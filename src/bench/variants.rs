@@ -219,7 +219,8 @@ impl Variants {
             .transpose()
             .map_err(ConvertError::from)?;
         let options = Options {
-            assume_unscaled: true,
+            // A file that lost some of its scales is refused, row by row.
+            assume_unscaled: source.is_unscaled(),
             foreign_calibration: spec.foreign_calib,
             ..Options::default()
         };

@@ -208,6 +208,14 @@ impl Source {
         all.filter(|(key, _)| key != METADATA).collect()
     }
 
+    /// Whether it has FP8 weights and none of them has a scale, as in Qwen-Rapid-AIO: then they are the weights themselves. Where
+    /// only some lack one, those were lost.
+    pub fn is_unscaled(&self) -> bool {
+        let fp8 = |l: &&Layer| matches!(l.format, Format::E4m3 | Format::E5m2);
+        let mut fp8 = self.layers.iter().filter(fp8).peekable();
+        fp8.peek().is_some() && fp8.all(|l| l.weight_scale.is_none())
+    }
+
     /// Refuses FP8 weights without a scale: whether that means 1 is for the user to say.
     pub fn refuse_unscaled(&self) -> Result<(), ConvertError> {
         let fp8 = |l: &&Layer| matches!(l.format, Format::E4m3 | Format::E5m2);
