@@ -20,11 +20,8 @@ use qwen_nvfp4::checkpoint::ModelSource;
 use qwen_nvfp4::context::Cx;
 use qwen_nvfp4::numerics::tally::{Scratch, Tally};
 use qwen_nvfp4::pipeline::request::{Request, Settings};
-use qwen_nvfp4::pipeline::{Engine, Progress};
+use qwen_nvfp4::pipeline::{Engine, Silent};
 use qwen_nvfp4::quantize::calibration::Capture;
-
-struct Silent;
-impl Progress for Silent {}
 
 /// Alternates, so that a slow spell of the machine meets both, and prints the ratio of the medians.
 fn overhead(_: &mut Criterion) {

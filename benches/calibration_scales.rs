@@ -15,10 +15,12 @@ mod measure;
 use std::path::{Path, PathBuf};
 
 use measure::{Baseline, Quality, mean};
+use qwen_nvfp4::bench::scores::scores;
 use qwen_nvfp4::checkpoint::{Activations, Checkpoint, ModelSource};
 use qwen_nvfp4::context::{Cancel, Cx};
+use qwen_nvfp4::pipeline::image::Picture;
 use qwen_nvfp4::pipeline::request::Request;
-use qwen_nvfp4::pipeline::{Engine, Progress};
+use qwen_nvfp4::pipeline::{Engine, Silent};
 use qwen_nvfp4::quantize::calibration::statistic::LISTED;
 use qwen_nvfp4::quantize::calibration::{Bound, Calibration, CalibrationFile, Range};
 use qwen_nvfp4::quantize::plan::Options;
@@ -27,9 +29,6 @@ use qwen_nvfp4::quantize::{Monitor, Plan, Policy, Source, execute};
 const PROMPTS: &str = include_str!("../models/tiny/held_out_prompts.txt");
 /// Pictures for each row.
 const PICTURES: usize = 48;
-
-struct Silent;
-impl Progress for Silent {}
 
 fn main() {
     let path = std::env::args()
@@ -92,7 +91,7 @@ fn times(calibration: &Calibration, ratio: f32) -> Calibration {
 /// The baseline, and the pictures that it draws.
 struct Table {
     baseline: Baseline,
-    pictures: Vec<Vec<u8>>,
+    pictures: Vec<Picture>,
     dir: tempfile::TempDir,
 }
 
@@ -117,7 +116,7 @@ impl Table {
             .pictures
             .iter()
             .zip(&drawn)
-            .map(|(a, b)| psnr(a, b))
+            .map(|(a, b)| scores(a, b)["psnr_db"])
             .collect();
         let middle = mean(psnr.iter().copied());
         let spread = mean(psnr.iter().map(|p| (p - middle).powi(2))).sqrt();
@@ -149,7 +148,7 @@ impl Table {
 }
 
 /// What a model draws of the first held-out prompts.
-fn pictures(model: &Path, activations: Activations) -> Vec<Vec<u8>> {
+fn pictures(model: &Path, activations: Activations) -> Vec<Picture> {
     let source = ModelSource::Files {
         model: model.to_owned(),
         text_encoder: None,
@@ -170,15 +169,7 @@ fn pictures(model: &Path, activations: Activations) -> Vec<Vec<u8>> {
         let made = engine
             .generate(&request, &Cx::default(), &mut Silent)
             .unwrap();
-        made.pictures[0].rgb.clone()
+        made.pictures[0].clone()
     };
     prompts.map(draw).collect()
-}
-
-fn psnr(a: &[u8], b: &[u8]) -> f64 {
-    let squares = a
-        .iter()
-        .zip(b)
-        .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
-    10.0 * (255.0f64.powi(2) / mean(squares).max(1e-9)).log10()
 }

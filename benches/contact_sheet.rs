@@ -11,15 +11,12 @@ use image::{Rgb, RgbImage, imageops};
 use qwen_nvfp4::checkpoint::ModelSource;
 use qwen_nvfp4::context::Cx;
 use qwen_nvfp4::pipeline::request::Request;
-use qwen_nvfp4::pipeline::{Engine, Progress};
+use qwen_nvfp4::pipeline::{Engine, Silent};
 
 const COLUMNS: u32 = 5;
 const PICTURES: usize = 25;
 const ENLARGE: u32 = 2;
 const GAP: u32 = 6;
-
-struct Silent;
-impl Progress for Silent {}
 
 fn main() -> anyhow::Result<()> {
     let path = std::env::args_os()

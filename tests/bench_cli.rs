@@ -6,9 +6,10 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use common::cli::{done, program, run, stderr, stdout};
+use common::kill::until_done;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -146,40 +147,14 @@ fn results_depend_neither_on_threads_nor_on_interruptions() {
     );
     assert_eq!(without_timings(results(&dir, "one")), expected);
 
-    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-    let given = std::env::var("KILL_SEED").ok().map(|s| s.parse().unwrap());
-    let mut state: u64 = given.unwrap_or(now);
-    let seed = state;
-    let mut kills = 0;
-    loop {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        let moment = whole.mul_f64(0.8 * (state >> 33) as f64 / (1u64 << 31) as f64);
-        let mut child = program()
+    let seed = until_done(whole, || {
+        let mut command = program();
+        command
             .args(ROWS)
             .args(["-o", "killed", "--resume", "--threads", "2"])
-            .current_dir(dir.path())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(moment);
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success());
-            break;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        kills += 1;
-        if kills > 20 {
-            std::thread::sleep(Duration::from_millis(1));
-            done(
-                &dir,
-                &[&ROWS[..], &["-o", "killed", "--resume", "--threads", "2"]].concat(),
-            );
-            break;
-        }
-    }
-    println!("{kills} kills, seed {seed}");
+            .current_dir(dir.path());
+        command
+    });
     assert_eq!(
         without_timings(results(&dir, "killed")),
         expected,

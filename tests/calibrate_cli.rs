@@ -6,17 +6,11 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
-use common::cli::{done, files, program, read, refused, stdout};
+use common::cli::{QUICK, calibrate, done, files, program, read, refused, stdout};
+use common::kill::until_done;
 use tempfile::TempDir;
-
-/// Two steps at the smallest size that has several tokens: a sample takes some milliseconds.
-const QUICK: [&str; 4] = ["--steps", "2", "--sizes", "32x32"];
-
-fn calibrate(dir: &TempDir, args: &[&str]) {
-    done(dir, &[&["calibrate"], &QUICK[..], args].concat());
-}
 
 #[test]
 fn shards_add_up_to_the_whole_in_any_order() {
@@ -70,7 +64,7 @@ fn shards_add_up_to_the_whole_in_any_order() {
     assert!(text.contains(r#""samples":5"#), "{}", &text[..1500]);
 }
 
-/// SIGKILL at random moments, then `--resume`, again and again. `KILL_SEED=N` repeats those of a failure.
+/// SIGKILL at random moments, then `--resume`, again and again.
 #[test]
 fn a_killed_run_goes_on_to_the_same_file() {
     let dir = TempDir::new().unwrap();
@@ -78,47 +72,16 @@ fn a_killed_run_goes_on_to_the_same_file() {
     let start = Instant::now();
     calibrate(&dir, &[&line[..], &["-o", "whole.json"]].concat());
     let whole = start.elapsed();
-    let given = std::env::var("KILL_SEED").ok().map(|s| s.parse().unwrap());
-    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-    let mut state: u64 = given.unwrap_or(now);
-    let seed = state;
-    let (mut kills, mut in_between) = (0, 0);
-    loop {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        let moment = whole.mul_f64(0.7 * (state >> 33) as f64 / (1u64 << 31) as f64);
-        let mut child = program()
+    let seed = until_done(whole, || {
+        let mut command = program();
+        command
             .arg("calibrate")
             .args(QUICK)
             .args(line)
             .args(["--resume", "--quiet", "-o", "again.json"])
-            .current_dir(dir.path())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(moment);
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success());
-            break;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        kills += 1;
-        if dir.path().join("again.json.partial").exists() {
-            in_between += 1;
-        }
-        assert!(kills < 500, "seed {seed}: it never ends");
-        // A run that is killed before its first sample gets nowhere.
-        if kills > 60 {
-            std::thread::sleep(Duration::from_millis(1));
-            calibrate(
-                &dir,
-                &[&line[..], &["--resume", "-o", "again.json"]].concat(),
-            );
-            break;
-        }
-    }
-    println!("{kills} kills, {in_between} of them with a state, seed {seed}");
+            .current_dir(dir.path());
+        command
+    });
     assert!(
         read(&dir, "again.json") == read(&dir, "whole.json"),
         "seed {seed}"

@@ -10,7 +10,7 @@ use qwen_nvfp4::checkpoint::ModelSource;
 use qwen_nvfp4::context::{Cx, Observer};
 use qwen_nvfp4::numerics::tally::{Blocks, Elements};
 use qwen_nvfp4::pipeline::request::{Request, Settings};
-use qwen_nvfp4::pipeline::{Engine, Progress};
+use qwen_nvfp4::pipeline::{Engine, Silent};
 use qwen_nvfp4::quantize::calibration::Capture;
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -25,9 +25,6 @@ struct Run {
     seed: u64,
     true_cfg_scale: f64,
 }
-
-struct Silent;
-impl Progress for Silent {}
 
 /// The largest magnitude of each layer's input by noise level, beside a [`Watch`].
 struct ByLevel {

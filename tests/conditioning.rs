@@ -11,10 +11,7 @@ use qwen_nvfp4::model::config::TransformerConfig;
 use qwen_nvfp4::model::transformer::{Conditioning, Input, QwenImageTransformer};
 use qwen_nvfp4::pipeline::request::{Request, Settings};
 use qwen_nvfp4::pipeline::sampler::Sampler;
-use qwen_nvfp4::pipeline::{Engine, Progress};
-
-struct Silent;
-impl Progress for Silent {}
+use qwen_nvfp4::pipeline::{Engine, Silent};
 
 /// Rows that each linear layer was given, call by call.
 #[derive(Default)]

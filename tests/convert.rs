@@ -14,7 +14,7 @@ use qwen_nvfp4::context::Cx;
 use qwen_nvfp4::inspect::inspect;
 use qwen_nvfp4::numerics::search::Method;
 use qwen_nvfp4::pipeline::request::Request;
-use qwen_nvfp4::pipeline::{Engine, Progress};
+use qwen_nvfp4::pipeline::{Engine, Silent};
 use qwen_nvfp4::quantize::plan::{Keys, Marker, Options};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -113,9 +113,6 @@ fn nothing_else_changes() {
         (72, 129)
     );
 }
-
-struct Silent;
-impl Progress for Silent {}
 
 fn picture(model: &Path) -> Vec<u8> {
     let engine = Engine::load(&ModelSource::Files {

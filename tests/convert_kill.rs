@@ -7,9 +7,10 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use common::disk::Mounted;
+use common::kill::Moments;
 use tempfile::TempDir;
 
 const KILLS: u32 = 50;
@@ -38,26 +39,6 @@ fn names(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Random moments (SplitMix64) from a seed that can be given again.
-struct Moments(u64);
-
-impl Moments {
-    fn new() -> Self {
-        let given = std::env::var("KILL_SEED").ok().map(|s| s.parse().unwrap());
-        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
-        Self(given.unwrap_or(now.as_nanos() as u64))
-    }
-
-    /// A moment of `whole`.
-    fn next(&mut self, whole: Duration) -> Duration {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        whole.mul_f64((z ^ (z >> 31)) as f64 / u64::MAX as f64)
-    }
-}
-
 /// SIGKILL at 50 random moments of the time that a conversion takes. `KILL_SEED=N` repeats those of a failure.
 #[test]
 fn a_killed_conversion_leaves_a_whole_file_or_none() {
@@ -74,7 +55,7 @@ fn a_killed_conversion_leaves_a_whole_file_or_none() {
     let target = folder.join("v3.safetensors");
     let (mut finished, mut partials) = (0, 0);
     let mut moments = Moments::new();
-    let seed = moments.0;
+    let seed = moments.seed;
     for i in 0..KILLS {
         let mut child = convert(&target).spawn().unwrap();
         let moment = moments.next(whole);

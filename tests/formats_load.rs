@@ -13,12 +13,8 @@ use qwen_nvfp4::checkpoint::{Activations, Checkpoint, ModelSource};
 use qwen_nvfp4::context::Cx;
 use qwen_nvfp4::pipeline::request::{Request, Settings};
 use qwen_nvfp4::pipeline::sampler::Sampler;
-use qwen_nvfp4::pipeline::{Engine, Progress};
+use qwen_nvfp4::pipeline::{Engine, Silent};
 use safetensors::Dtype;
-
-struct Silent;
-
-impl Progress for Silent {}
 
 /// Final latents and pixels.
 type Drawn = (Vec<f32>, Vec<Vec<u8>>);

@@ -15,13 +15,10 @@ use qwen_nvfp4::checkpoint::{Checkpoint, ModelSource};
 use qwen_nvfp4::context::Cx;
 use qwen_nvfp4::numerics::widen::E4M3_TO_F32;
 use qwen_nvfp4::pipeline::request::{Request, Settings};
-use qwen_nvfp4::pipeline::{Engine, Progress};
+use qwen_nvfp4::pipeline::{Engine, Silent};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use tempfile::TempDir;
-
-struct Silent;
-impl Progress for Silent {}
 
 fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny")

@@ -5,13 +5,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and what it may name after `crate::`, besides itself. What is missing here may use everything.
-const MAY_USE: [(&str, &[&str]); 6] = [
+const MAY_USE: [(&str, &[&str]); 8] = [
     ("numerics", &[]),
     ("context", &["numerics"]),
     ("checkpoint", &["numerics"]),
     ("ops", &["numerics", "checkpoint", "context"]),
     ("model", &["numerics", "checkpoint", "context", "ops"]),
     ("quantize", &["numerics", "checkpoint", "context"]),
+    (
+        "pipeline",
+        &["numerics", "checkpoint", "context", "ops", "model"],
+    ),
+    (
+        "calibrate",
+        &[
+            "numerics",
+            "checkpoint",
+            "context",
+            "ops",
+            "model",
+            "pipeline",
+            "quantize",
+        ],
+    ),
 ];
 
 fn rust_files(path: &Path, files: &mut Vec<PathBuf>) {

@@ -12,7 +12,7 @@ use qwen_nvfp4::checkpoint::{ModelSource, Weights};
 use qwen_nvfp4::context::{Cancel, Cx, Observer};
 use qwen_nvfp4::ops::Linear;
 use qwen_nvfp4::pipeline::request::{Request, Settings};
-use qwen_nvfp4::pipeline::{Engine, Progress};
+use qwen_nvfp4::pipeline::{Engine, Silent};
 use qwen_nvfp4::quantize::plan::Options;
 use qwen_nvfp4::quantize::{Monitor, Plan, Policy, Source, execute};
 
@@ -71,9 +71,6 @@ impl Observer for Tap {
             .push(input.clone());
     }
 }
-
-struct Silent;
-impl Progress for Silent {}
 
 #[test]
 fn the_baseline_is_off_itself_by_nothing() {

@@ -8,10 +8,7 @@ use qwen_nvfp4::bench::scorer::{Pixels, Scene, compare, read, table};
 use qwen_nvfp4::checkpoint::ModelSource;
 use qwen_nvfp4::context::Cx;
 use qwen_nvfp4::pipeline::request::Request;
-use qwen_nvfp4::pipeline::{Engine, Progress};
-
-struct Silent;
-impl Progress for Silent {}
+use qwen_nvfp4::pipeline::{Engine, Silent};
 
 /// Everything right for so many of the 100 prompts at least.
 const REQUIRED: usize = 95;

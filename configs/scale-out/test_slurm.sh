@@ -15,10 +15,10 @@ cd "$tmp"
 fail() { echo "FAILED: $*" >&2; tail -n 20 ctld.log d.log >&2 || true; exit 1; }
 
 apt-get download -qq slurm-wlm-basic-plugins slurmctld slurmd slurm-client libmunge2 libhwloc15 2>/dev/null
-for deb in *.deb; do dpkg -x "$deb" root; done
-libraries=$tmp/root/usr/lib/$(uname -m)-linux-gnu
-ln -s slurmstepd-wlm root/usr/sbin/slurmstepd
-export LD_LIBRARY_PATH=$libraries:$libraries/slurm-wlm SLURM_CONF=$tmp/slurm.conf PATH=$tmp/root/usr/bin:$PATH
+for deb in *.deb; do dpkg -x "$deb" debs; done
+libraries=$tmp/debs/usr/lib/$(uname -m)-linux-gnu
+ln -s slurmstepd-wlm debs/usr/sbin/slurmstepd
+export LD_LIBRARY_PATH=$libraries:$libraries/slurm-wlm SLURM_CONF=$tmp/slurm.conf PATH=$tmp/debs/usr/bin:$PATH
 mkdir state spool
 host=$(hostname -s)
 cat >slurm.conf <<CONF
@@ -45,9 +45,9 @@ SchedulerParameters=bf_interval=2,sched_interval=2
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES State=UP
 CONF
-root/usr/sbin/slurmctld-wlm -D >/dev/null 2>&1 &
+debs/usr/sbin/slurmctld-wlm -D >/dev/null 2>&1 &
 sleep 3
-root/usr/sbin/slurmd-wlm -D -d "$tmp/root/usr/sbin/slurmstepd-wlm" >/dev/null 2>&1 &
+debs/usr/sbin/slurmd-wlm -D -d "$tmp/debs/usr/sbin/slurmstepd-wlm" >/dev/null 2>&1 &
 for ((i = 0; i < 60; i++)); do
   [[ $(sinfo -h -o %t 2>/dev/null) != idle ]] || break
   sleep 1

@@ -14,6 +14,7 @@ use super::profile::Profile;
 use super::results::{Picture, Prompt};
 use super::scores::{right, scores};
 use super::teacher::{Lesson, Teacher, velocity_errors};
+use crate::checkpoint::fingerprint::hex;
 use crate::context::Cx;
 use crate::pipeline::image::{self, Provenance, parameters};
 use crate::pipeline::request::{Request, Settings};
@@ -104,7 +105,8 @@ impl Rounds<'_> {
                         continue;
                     }
                 };
-                let reference = (r > 0).then_some(()).and(base.as_ref());
+                // The baseline comes first, when there is nothing to hold it against yet.
+                let reference = base.as_ref();
                 let entry = self.keep(row, (i, prompt), (&picture, timed), reference)?;
                 self.write(journal, &Line::Picture(entry))?;
                 if r == 0 {
@@ -226,7 +228,7 @@ impl Rounds<'_> {
             parts,
             picture: Picture {
                 file,
-                sha256: hash.iter().map(|b| format!("{b:02x}")).collect(),
+                sha256: hex(&hash),
                 seconds,
                 scores: reference.map_or_else(BTreeMap::new, |base| scores(base, picture)),
                 right: self

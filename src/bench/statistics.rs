@@ -3,6 +3,8 @@
 //! For two policies over the same prompts and seeds, take the difference of each pair and ask
 //! [`bootstrap_mean`]`(&differences, ..).`[`excludes`](Interval::excludes)`(0.0)`.
 
+use crate::numerics::splitmix::{STEP, splitmix64};
+
 /// The mean; NaN of nothing.
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
@@ -86,16 +88,14 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
     low + (high - low) * (place - below as f64)
 }
 
-/// Sebastiano Vigna's splitmix64.
+/// A state of splitmix64.
 struct SplitMix64(u64);
 
 impl SplitMix64 {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let next = splitmix64(self.0);
+        self.0 = self.0.wrapping_add(STEP);
+        next
     }
 
     /// A number below `n`: the high half of a product, uneven by less than `n / 2^64`.

@@ -11,12 +11,11 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::context::{Cx, Observer};
-use crate::model::transformer::{Conditioning, Input, QwenImageTransformer};
+use crate::model::transformer::{Input, QwenImageTransformer};
+use crate::pipeline::levels::condition;
 use crate::pipeline::request::Request;
-use crate::pipeline::{Engine, PipelineError, Progress};
+use crate::pipeline::{Engine, PipelineError, Silent};
 
-/// Noise levels that are conditioned at once, as the pipeline does it: 560 MB of the published model's.
-const WINDOW: usize = 64;
 /// Numbers that one thread adds up. Fixed, so that sums do not depend on how many threads there are.
 const CHUNK: usize = 1 << 16;
 
@@ -93,10 +92,11 @@ impl Lesson {
         cx: &Cx,
     ) -> Result<Vec<Input>, PipelineError> {
         let txt_lengths = vec![self.prompt.dim(1)?];
+        let sigmas: Vec<f32> = self.evaluations.iter().map(|e| e.sigma).collect();
         let inputs = self
             .evaluations
             .iter()
-            .zip(self.conditioning(transformer, cx)?);
+            .zip(condition(transformer, &sigmas, cx)?);
         let inputs = inputs.map(|(evaluation, conditioning)| Input {
             img: evaluation.latents.clone(),
             txt: self.prompt.clone(),
@@ -105,22 +105,6 @@ impl Lesson {
             grid: self.grid,
         });
         Ok(inputs.collect())
-    }
-
-    fn conditioning(
-        &self,
-        transformer: &QwenImageTransformer,
-        cx: &Cx,
-    ) -> Result<Vec<Conditioning>, PipelineError> {
-        // The way through diffusers' timestep, as in the pipeline: it costs a rounding.
-        let sigmas = self.evaluations.iter().map(|e| e.sigma * 1000.0 / 1000.0);
-        let sigmas: Vec<f32> = sigmas.collect();
-        let mut all = Vec::with_capacity(sigmas.len());
-        for window in sigmas.chunks(WINDOW) {
-            cx.observer.noise_levels(window);
-            all.extend(transformer.conditioning(window, cx)?);
-        }
-        Ok(all)
     }
 }
 
@@ -199,9 +183,6 @@ impl Powers {
         (self.noise != 0.0).then(|| 10.0 * (self.signal / self.noise).log10())
     }
 }
-
-struct Silent;
-impl Progress for Silent {}
 
 fn unseen(stage: &str) -> PipelineError {
     PipelineError::Request(format!("the generation never came to `{stage}`"))

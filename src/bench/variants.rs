@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Activations;
+use crate::checkpoint::fingerprint::hex;
 use crate::context::Cancel;
 use crate::quantize::plan::{Counts, Options};
 use crate::quantize::{Calibration, ConvertError, Monitor, Plan, Policy, Source, execute};
@@ -81,30 +82,7 @@ pub struct VariantSpec {
     pub foreign_calib: bool,
     /// `static`, `dynamic` or `none`.
     #[serde(default)]
-    pub activations: ActivationsWord,
-}
-
-/// How activations are quantized, as files spell it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ActivationsWord {
-    /// By the file's scales.
-    #[default]
-    Static,
-    /// By their own amax.
-    Dynamic,
-    /// Not at all.
-    None,
-}
-
-impl From<ActivationsWord> for Activations {
-    fn from(word: ActivationsWord) -> Self {
-        match word {
-            ActivationsWord::Static => Self::Static,
-            ActivationsWord::Dynamic => Self::Dynamic,
-            ActivationsWord::None => Self::None,
-        }
-    }
+    pub activations: Activations,
 }
 
 /// Why rows cannot be read or made.
@@ -237,10 +215,7 @@ impl Variants {
             hash.update(part.as_bytes());
             hash.update(b"\0");
         }
-        let hash: String = hash.finalize()[..8]
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
+        let hash = hex(&hash.finalize()[..8]);
         let path = cache.join(format!(
             "{}-{hash}.safetensors",
             policy.name.trim_end_matches(".json")

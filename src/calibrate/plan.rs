@@ -2,6 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::checkpoint::fingerprint::hex;
+use crate::numerics::splitmix::splitmix64;
 use crate::pipeline::PipelineError;
 use crate::pipeline::prompt::Template;
 use crate::pipeline::request::{Request, Settings};
@@ -100,7 +102,7 @@ impl SamplePlan {
             .shift
             .map_or(String::new(), |shift| format!(" shift {shift}"));
         Recipe {
-            prompts_sha256: hash.finalize().iter().map(|b| format!("{b:02x}")).collect(),
+            prompts_sha256: hex(&hash.finalize()),
             prompts: self.prompts.len(),
             sizes: self.sizes.iter().map(|(w, h)| format!("{w}x{h}")).collect(),
             steps: self.steps.clone(),
@@ -115,14 +117,6 @@ impl SamplePlan {
             ),
         }
     }
-}
-
-/// Sebastiano Vigna's splitmix64: a number to one that looks like chance, the same on every machine.
-fn splitmix64(x: u64) -> u64 {
-    let mut z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// One of several parts of a run: the samples whose number leaves the same rest.
@@ -152,6 +146,11 @@ impl Shard {
         }
     }
 
+    /// How many of `samples` samples belong to it.
+    pub fn count(self, samples: u64) -> u64 {
+        samples / self.of + u64::from(self.index < samples % self.of)
+    }
+
     /// Whether sample `i` belongs to it.
     pub fn has(self, i: u64) -> bool {
         i % self.of == self.index
@@ -172,13 +171,11 @@ mod tests {
             assert!((0..50).all(|i| shards.iter().filter(|s| s.has(i)).count() == 1));
         }
         assert!((0..9).all(|i| Shard::WHOLE.has(i)));
+        for (index, samples) in (0..4).flat_map(|index| (0..20).map(move |n| (index, n))) {
+            let shard = Shard::new(index, 4).unwrap();
+            let counted = (0..samples).filter(|i| shard.has(*i)).count() as u64;
+            assert_eq!(shard.count(samples), counted);
+        }
         assert!(Shard::new(4, 3).is_err() && Shard::new(0, 0).is_err());
-    }
-
-    /// Vigna's own test values for seed 0 and 1234567.
-    #[test]
-    fn splitmix64_is_the_published_one() {
-        assert_eq!(splitmix64(0), 0xe220_a839_7b1d_cdaf);
-        assert_eq!(splitmix64(1_234_567), 6_457_827_717_110_365_317);
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::observer::Watch;
 use super::plan::{SamplePlan, Shard};
-use crate::checkpoint::{WriteError, replace_by_way_of};
+use crate::checkpoint::{Checkpoint, WriteError, replace_by_way_of};
 use crate::context::Cx;
 use crate::pipeline::{Engine, PipelineError, Progress};
 use crate::quantize::calibration::file::Part;
@@ -120,7 +120,7 @@ impl Session<'_> {
         let watch = Arc::new(Watch::new(layers, std::mem::take(&mut file.capture)));
         let cx = cx.observed_by(watch.clone());
         let mine = || (0..self.samples).filter(|i| self.shard.has(*i));
-        let total = mine().count() as u64;
+        let total = self.shard.count(self.samples);
         let mut store = Store::new(self.output);
         let mut made = 0;
         for i in mine() {
@@ -187,7 +187,7 @@ impl Session<'_> {
     /// An empty file, or what an earlier run left.
     fn begin(&self, existing: Existing) -> Result<CalibrationFile, CalibrateError> {
         let checkpoint = self.engine.checkpoint();
-        let activations = format!("{:?}", checkpoint.transformer.activations()).to_lowercase();
+        let activations = checkpoint.transformer.activations().word().to_owned();
         let fresh = CalibrationFile {
             engine: env!("CARGO_PKG_VERSION").to_owned(),
             model: self.model.clone(),
@@ -278,7 +278,7 @@ impl Session<'_> {
 }
 
 /// What a calibration says of a model.
-pub fn label(checkpoint: &crate::checkpoint::Checkpoint) -> ModelLabel {
+pub fn label(checkpoint: &Checkpoint) -> ModelLabel {
     ModelLabel {
         name: checkpoint.name.clone(),
         fingerprint: checkpoint.transformer_fingerprint(),
@@ -317,7 +317,9 @@ impl Store {
         // If this fails, so will writing, which says why.
         let _ = fs::create_dir_all(folder);
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            let name = entry.file_name();
+            let process = name.to_str().and_then(|name| name.strip_prefix(&prefix));
+            if process.is_some_and(|id| id.parse::<u32>().is_ok()) {
                 let _ = fs::remove_file(entry.path());
             }
         }

@@ -4,6 +4,7 @@
 //! `scale_input`), and a record in any of the carriers that [`Markers`](super::markers::Markers) knows.
 
 use safetensors::Dtype;
+use serde::Deserialize;
 
 use super::markers::{
     self, Carrier, INPUT_SCALE, RECORD, Record, WEIGHT_SCALE, WEIGHT_SCALE_2, record_of,
@@ -40,7 +41,8 @@ pub enum Encoding {
 }
 
 /// How activations are quantized for layers whose format quantizes them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Activations {
     /// With the file's `input_scale`. Where there is none: NVFP4 with the activation's own amax, FP8 with a scale of 1,
     /// as ComfyUI does.
@@ -50,6 +52,17 @@ pub enum Activations {
     Dynamic,
     /// Not at all: weights are widened and multiplied with F32 activations.
     None,
+}
+
+impl Activations {
+    /// The word for it on command lines and in files.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Dynamic => "dynamic",
+            Self::None => "none",
+        }
+    }
 }
 
 impl Encoding {

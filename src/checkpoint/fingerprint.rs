@@ -19,7 +19,7 @@ pub(super) fn of_files<'a>(files: impl Iterator<Item = &'a Arc<SafetensorsFile>>
             sample(&mut hash, &view);
         }
     }
-    hex(hash)
+    hex(&hash.finalize())
 }
 
 /// SHA-256 over weights `[out, in]` by name, wherever they lie: name, type, shape and both ends of each, in hex. `weights`
@@ -30,7 +30,7 @@ pub(crate) fn of_weights(weights: impl Iterator<Item = (String, TensorView)>) ->
         hash.update(format!("{name} {:?} {:?}\n", view.dtype(), view.shape()));
         sample(&mut hash, &view);
     }
-    hex(hash)
+    hex(&hash.finalize())
 }
 
 fn sample(hash: &mut Sha256, view: &TensorView) {
@@ -39,6 +39,7 @@ fn sample(hash: &mut Sha256, view: &TensorView) {
     hash.update(&bytes[bytes.len().saturating_sub(SAMPLE)..]);
 }
 
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

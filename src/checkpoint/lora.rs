@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::fingerprint::hex;
 use super::{CheckpointError, SafetensorsFile, TensorView, Weights};
 
 /// What stands before a layer's name.
@@ -139,7 +140,7 @@ impl Lora {
         let label = LoraLabel {
             name: name.to_string_lossy().into_owned(),
             scale,
-            hash: hash.iter().map(|b| format!("{b:02x}")).collect(),
+            hash: hex(&hash),
         };
         Ok(Self { label, adapters })
     }

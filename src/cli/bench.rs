@@ -169,14 +169,7 @@ fn begin(args: &Bench, prepared: &[Prepared], prompts: &[Prompt], settings: &Set
             .to_string_lossy()
             .into_owned(),
         fingerprint: first.row.fingerprint.clone(),
-        command: std::iter::once("qwen-nvfp4".to_owned())
-            .chain(
-                std::env::args()
-                    .skip(1)
-                    .filter(|word| word != "--resume" && word != "--force"),
-            )
-            .collect::<Vec<_>>()
-            .join(" "),
+        command: output::command(),
         settings: BTreeMap::from([
             setting("size", format!("{}x{}", settings.width, settings.height)),
             setting("steps", settings.steps.to_string()),

@@ -14,8 +14,8 @@ use super::{Failure, generate};
 use crate::bench::journal::Cold;
 use crate::bench::results::{Layers, Prompt, Variant};
 use crate::bench::run::Row;
-use crate::bench::variants::{ActivationsWord, VariantError, VariantSpec, Variants};
-use crate::checkpoint::{Checkpoint, ModelSource};
+use crate::bench::variants::{VariantError, VariantSpec, Variants};
+use crate::checkpoint::{Activations, Checkpoint, ModelSource};
 use crate::context::Cancel;
 use crate::numerics::machine::Machine;
 use crate::ops::kernels::Kernels;
@@ -42,7 +42,7 @@ pub(super) struct Prepared {
     pub variant: Variant,
     /// What `--model` takes.
     pub model: String,
-    pub activations: ActivationsWord,
+    pub activations: Activations,
 }
 
 /// The rows that are asked for, the baseline first. A row that cannot be made carries its error.
@@ -120,7 +120,7 @@ fn model(args: &ModelArgs, name: &str) -> Result<Prepared, Failure> {
     let checkpoint = engine.checkpoint();
     let fingerprint = checkpoint.fingerprint();
     let variant = Variant {
-        activations: word(ActivationsWord::Static).to_owned(),
+        activations: Activations::Static.word().to_owned(),
         file_bytes: checkpoint.stored_bytes() as u64,
         kernels: kernels(&engine),
         ..Variant::default()
@@ -133,7 +133,7 @@ fn model(args: &ModelArgs, name: &str) -> Result<Prepared, Failure> {
         },
         variant,
         model: args.model.clone(),
-        activations: ActivationsWord::Static,
+        activations: Activations::Static,
     })
 }
 
@@ -149,7 +149,7 @@ fn converted(
     let mut variant = Variant {
         policy: Some(spec.policy.clone()),
         calibration: spec.calib.as_ref().map(|calib| format!("{calib}, {stat}")),
-        activations: word(spec.activations).to_owned(),
+        activations: spec.activations.word().to_owned(),
         command: Some(command(args, spec)),
         ..Variant::default()
     };
@@ -184,18 +184,14 @@ fn converted(
     }
 }
 
-fn engine(
-    args: &Bench,
-    path: &Path,
-    activations: ActivationsWord,
-) -> Result<Engine, PipelineError> {
+fn engine(args: &Bench, path: &Path, activations: Activations) -> Result<Engine, PipelineError> {
     let source = ModelSource::Files {
         model: path.to_owned(),
         text_encoder: args.model.text_encoder.clone(),
         vae: args.model.vae.clone(),
     };
     let mut checkpoint = Checkpoint::open(&source, &Device::Cpu)?;
-    checkpoint.quantize_activations(activations.into());
+    checkpoint.quantize_activations(activations);
     Engine::of(checkpoint)
 }
 
@@ -218,14 +214,6 @@ fn command(args: &Bench, spec: &VariantSpec) -> String {
         "qwen-nvfp4 convert {} --policy {policy} --assume-unscaled{calib} -o FILE",
         args.model.model
     )
-}
-
-fn word(activations: ActivationsWord) -> &'static str {
-    match activations {
-        ActivationsWord::Static => "static",
-        ActivationsWord::Dynamic => "dynamic",
-        ActivationsWord::None => "none",
-    }
 }
 
 /// Kernels by format.
@@ -254,7 +242,7 @@ pub(super) fn cold(
     let mut child = Command::new(std::env::current_exe()?);
     child
         .args(["generate", "--json", "--quiet", "--model", &prepared.model])
-        .args(["--activations", word(prepared.activations)])
+        .args(["--activations", prepared.activations.word()])
         .arg(format!("--size={}x{}", settings.width, settings.height))
         .arg(format!("--steps={}", settings.steps))
         .arg(format!("--cfg={}", settings.cfg))

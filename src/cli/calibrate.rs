@@ -18,6 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::context::{Cancel, Cx};
 use crate::pipeline::request::Settings;
 use crate::pipeline::{Engine, PipelineError, Progress};
+use crate::quantize::calibration::ModelLabel;
 
 /// The tiny model's own language.
 const TINY: &str = include_str!("../../configs/prompts/calibration-tiny.txt");
@@ -96,11 +97,19 @@ pub(super) fn run(args: &Calibrate, common: &Common, cancel: Cancel) -> Result<(
     let mut progress = Bar::new(!common.quiet);
     let outcome = session.run(existing, until, &cx, &mut progress);
     progress.bar.finish_and_clear();
+    let state = Session::state_path(target);
+    let interrupted = |e: &CalibrateError| matches!(e, CalibrateError::Sample { source, .. } if source.is_cancelled());
+    if outcome.as_ref().is_err_and(interrupted) && state.exists() && !common.quiet {
+        eprintln!(
+            "{} keeps the samples that are done; the same command with --resume goes on",
+            state.display()
+        );
+    }
     report(target, &outcome?, start.elapsed().as_secs_f64(), common)
 }
 
 /// The engine of the model that runs, and what the calibration is for.
-fn engine(args: &Calibrate) -> Result<(Engine, crate::quantize::calibration::ModelLabel), Failure> {
+fn engine(args: &Calibrate) -> Result<(Engine, ModelLabel), Failure> {
     let open = |args: &ModelArgs| {
         Checkpoint::open(&source(args), &Device::Cpu).map_err(PipelineError::from)
     };

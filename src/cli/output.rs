@@ -51,6 +51,21 @@ pub(super) fn bytes(n: u64) -> String {
     }
 }
 
+/// The command as it was given, but for what only says how to treat an earlier run's files.
+pub(super) fn command() -> String {
+    let words = std::env::args_os().skip(1);
+    let words = words.map(|word| word.to_string_lossy().into_owned());
+    let words = words.filter(|word| word != "--resume" && word != "--force");
+    let quoted = words.map(|word| match word.contains(' ') {
+        true => format!("'{word}'"),
+        false => word,
+    });
+    let all: Vec<String> = std::iter::once("qwen-nvfp4".to_owned())
+        .chain(quoted)
+        .collect();
+    all.join(" ")
+}
+
 /// A duration for people: `12 ms`, `3.4 s`, `2 min 5 s`.
 pub(super) fn seconds(s: f64) -> String {
     match Duration::from_secs_f64(s.max(0.0)) {

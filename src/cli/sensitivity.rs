@@ -157,7 +157,11 @@ pub(super) fn run(args: &Sensitivity, common: &Common, cancel: Cancel) -> Result
             bar.set_position(done as u64);
         },
     };
-    let found = measure(&study, args.suggest.then_some(args.budget), &command());
+    let found = measure(
+        &study,
+        args.suggest.then_some(args.budget),
+        &output::command(),
+    );
     bar.finish_and_clear();
     write(&found?, &args.output, common)
 }
@@ -210,22 +214,6 @@ fn bar(common: &Common) -> ProgressBar {
         bar.set_style(style);
     }
     bar
-}
-
-/// The command as it was given.
-fn command() -> String {
-    let words = std::env::args_os().skip(1);
-    let words = words.map(|word| {
-        let word = word.to_string_lossy().into_owned();
-        match word.contains(' ') {
-            true => format!("'{word}'"),
-            false => word,
-        }
-    });
-    let words: Vec<String> = std::iter::once("qwen-nvfp4".to_owned())
-        .chain(words)
-        .collect();
-    words.join(" ")
 }
 
 /// Files, and what is printed.

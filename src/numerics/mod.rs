@@ -19,6 +19,7 @@ pub mod machine;
 pub mod nvfp4;
 pub mod search;
 pub(crate) mod simd;
+pub mod splitmix;
 pub mod swizzle;
 pub mod tally;
 pub mod widen;

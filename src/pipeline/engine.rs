@@ -44,6 +44,11 @@ pub trait Progress {
     }
 }
 
+/// Whoever does not want to hear.
+pub struct Silent;
+
+impl Progress for Silent {}
+
 /// Seconds that each part took.
 #[derive(Clone, Debug, Default)]
 pub struct Timings {

@@ -61,9 +61,25 @@ impl<'a> NoiseLevels<'a> {
     }
 
     fn condition(&self, sigmas: &[f32], cx: &Cx) -> Result<Vec<Conditioning>, ModelError> {
-        cx.observer.noise_levels(sigmas);
-        // diffusers' way through its timestep, which costs a rounding.
-        let timesteps: Vec<f32> = sigmas.iter().map(|sigma| sigma * 1000.0 / 1000.0).collect();
-        self.transformer.conditioning(&timesteps, cx)
+        condition(self.transformer, sigmas, cx)
     }
+}
+
+/// Conditioning at each of `sigmas`, at most [`WINDOW`] computed at once.
+///
+/// # Errors
+/// Those of the transformer.
+pub fn condition(
+    transformer: &QwenImageTransformer,
+    sigmas: &[f32],
+    cx: &Cx,
+) -> Result<Vec<Conditioning>, ModelError> {
+    let mut all = Vec::with_capacity(sigmas.len());
+    for window in sigmas.chunks(WINDOW) {
+        cx.observer.noise_levels(window);
+        // diffusers' way through its timestep, which costs a rounding.
+        let timesteps: Vec<f32> = window.iter().map(|sigma| sigma * 1000.0 / 1000.0).collect();
+        all.extend(transformer.conditioning(&timesteps, cx)?);
+    }
+    Ok(all)
 }

@@ -7,7 +7,7 @@ mod fit;
 pub mod guidance;
 pub mod image;
 pub mod latents;
-mod levels;
+pub mod levels;
 pub mod noise;
 mod non_finite;
 pub mod prompt;
@@ -15,5 +15,5 @@ pub mod request;
 pub mod sampler;
 pub mod schedule;
 
-pub use engine::{Denoised, Engine, Generated, Progress, Timings};
+pub use engine::{Denoised, Engine, Generated, Progress, Silent, Timings};
 pub use error::PipelineError;

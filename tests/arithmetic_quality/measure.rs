@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
+use qwen_nvfp4::bench::teacher::{self, Lesson, Powers, Teacher};
 use qwen_nvfp4::checkpoint::{Activations, Checkpoint, ModelSource, Weights};
 use qwen_nvfp4::context::{Cx, Observer};
 use qwen_nvfp4::model::config::TransformerConfig;
-use qwen_nvfp4::model::transformer::{Input, QwenImageTransformer};
+use qwen_nvfp4::model::transformer::QwenImageTransformer;
 use qwen_nvfp4::ops::{self, Linear};
 use qwen_nvfp4::pipeline::request::Request;
-use qwen_nvfp4::pipeline::{Engine, Progress};
+use qwen_nvfp4::pipeline::{Engine, Silent};
 use qwen_nvfp4::quantize::calibration::{Calibration, Range};
 
 const PROMPTS: [&str; 3] = [
@@ -20,9 +21,6 @@ const PROMPTS: [&str; 3] = [
     "a large white triangle below a large orange circle on a plain black background",
 ];
 
-struct Silent;
-impl Progress for Silent {}
-
 /// What a generation of the baseline showed.
 #[derive(Default)]
 struct Seen {
@@ -30,8 +28,6 @@ struct Seen {
     inputs: BTreeMap<String, Vec<Tensor>>,
     /// Output widths.
     widths: BTreeMap<String, usize>,
-    prompt: Option<Tensor>,
-    velocities: Vec<Tensor>,
 }
 
 #[derive(Default)]
@@ -54,23 +50,13 @@ impl Observer for Tap {
             .widths
             .insert(layer.to_owned(), width);
     }
-
-    fn stage(&self, name: &str, value: &Tensor) {
-        let mut seen = self.0.lock().unwrap();
-        match name {
-            "prompt_embeds" => seen.prompt = Some(value.clone()),
-            "velocity" => seen.velocities.push(value.clone()),
-            _ => {}
-        }
-    }
 }
 
 /// The plain all-in-one: weights FP8, activations F32.
 pub struct Baseline {
     pub checkpoint: Checkpoint,
-    grid: (usize, usize),
-    sigmas: Vec<f32>,
-    /// A generation per prompt.
+    /// A generation per prompt: latents and velocities, and what comes in to layers.
+    lessons: Vec<Lesson>,
     seen: Vec<Seen>,
     /// What each layer makes of each of its inputs. Without biases, which are no part of the product.
     products: BTreeMap<String, Vec<Tensor>>,
@@ -81,25 +67,25 @@ impl Baseline {
         let engine = Engine::load(&files(&tiny())).unwrap();
         let settings = engine.defaults();
         assert_eq!((settings.steps, settings.cfg), (8, 1.0));
-        let schedule = engine.schedule(&settings).unwrap();
-        let run = |prompt: &str| {
+        let request = |prompt: &&str| Request {
+            prompts: vec![(*prompt).to_owned()],
+            negatives: None,
+            seeds: vec![0],
+            settings: settings.clone(),
+            latents: None,
+        };
+        let teach = |prompt| Teacher::watch(&engine, &request(prompt), &Cx::default()).unwrap();
+        let run = |prompt| {
             let tap = Arc::new(Tap::default());
-            let request = Request {
-                prompts: vec![prompt.to_owned()],
-                negatives: None,
-                seeds: vec![0],
-                settings: settings.clone(),
-                latents: None,
-            };
+            let request = request(prompt);
             let cx = Cx::default().observed_by(tap.clone());
             engine.generate(&request, &cx, &mut Silent).unwrap();
             std::mem::take(&mut *tap.0.lock().unwrap())
         };
         let mut baseline = Self {
-            seen: PROMPTS.iter().map(|prompt| run(prompt)).collect(),
+            lessons: PROMPTS.iter().map(teach).collect(),
+            seen: PROMPTS.iter().map(run).collect(),
             checkpoint: Checkpoint::open(&files(&tiny()), &Device::Cpu).unwrap(),
-            grid: engine.latent_shape(&settings).grid(),
-            sigmas: schedule.sigmas[..schedule.steps()].to_vec(),
             products: BTreeMap::new(),
         };
         let products = baseline.layers().map(|layer| {
@@ -177,21 +163,6 @@ fn values(x: &Tensor) -> Vec<f32> {
     x.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The squared norms of `base` and of what `other` is off.
-fn powers(base: &Tensor, other: &Tensor) -> (f64, f64) {
-    let (base, other) = (values(base), values(other));
-    assert_eq!(base.len(), other.len());
-    let square = |v: f64| v * v;
-    let signal = base.iter().map(|b| square(f64::from(*b))).sum();
-    let pairs = base.iter().zip(&other);
-    let noise = pairs.map(|(b, o)| square(f64::from(*o) - f64::from(*b)));
-    (signal, noise.sum())
-}
-
-fn db((signal, noise): (f64, f64)) -> f64 {
-    10.0 * (signal / noise).log10()
-}
-
 /// A converted model under one way to quantize activations.
 pub struct Quality {
     pub name: String,
@@ -232,13 +203,12 @@ impl Quality {
             };
             let cx = Cx::default();
             let pairs = baseline.inputs(layer).into_iter().zip(products);
-            let sums = pairs.fold((0.0, 0.0), |(s, n), (x, theirs)| {
-                let (signal, noise) = powers(theirs, &linear.forward(x, &cx).unwrap());
-                (s + signal, n + noise)
+            let sums = pairs.fold(Powers::default(), |sums, (x, theirs)| {
+                sums.plus(Powers::of(theirs, &linear.forward(x, &cx).unwrap()).unwrap())
             });
             // FP8 weights are the baseline's own bytes.
-            if sums.1 > 0.0 {
-                of_format.push(db(sums));
+            if let Some(db) = sums.db() {
+                of_format.push(db);
             }
         }
         quality
@@ -274,23 +244,10 @@ pub fn velocity_errors(checkpoint: &Checkpoint, baseline: &Baseline) -> Vec<f64>
     let json = checkpoint.configs.transformer.as_ref();
     let config = TransformerConfig::detect(&checkpoint.transformer, json).unwrap();
     let transformer = QwenImageTransformer::load(&checkpoint.transformer, &config).unwrap();
-    let cx = Cx::default();
-    let conditioning = transformer.conditioning(&baseline.sigmas, &cx).unwrap();
-    let step = |step: usize, seen: &Seen| {
-        let txt = seen.prompt.clone().unwrap();
-        let input = Input {
-            img: seen.inputs["img_in"][step].clone(),
-            txt_lengths: vec![txt.dim(1).unwrap()],
-            txt,
-            conditioning: conditioning[step].clone(),
-            grid: baseline.grid,
-        };
-        let v = transformer.forward(&input, &cx).unwrap();
-        let (signal, noise) = powers(&seen.velocities[step], &v);
-        (noise / signal).sqrt()
-    };
-    let steps = 0..baseline.sigmas.len();
+    let of = |lesson| teacher::velocity_errors(lesson, &transformer, &Cx::default()).unwrap();
+    let errors: Vec<Vec<f64>> = baseline.lessons.iter().map(of).collect();
+    let steps = 0..errors[0].len();
     steps
-        .map(|i| mean(baseline.seen.iter().map(|seen| step(i, seen))))
+        .map(|step| mean(errors.iter().map(|e| e[step])))
         .collect()
 }

@@ -82,3 +82,10 @@ pub fn refused(dir: &TempDir, code: i32, words: &[&str], args: &[&str]) {
 pub fn read(dir: &TempDir, name: &str) -> Vec<u8> {
     fs::read(dir.path().join(name)).unwrap()
 }
+
+/// Two steps at the smallest size that has several tokens: a sample takes some milliseconds.
+pub const QUICK: [&str; 4] = ["--steps", "2", "--sizes", "32x32"];
+
+pub fn calibrate(dir: &TempDir, args: &[&str]) {
+    done(dir, &[&["calibrate"], &QUICK[..], args].concat());
+}

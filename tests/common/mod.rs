@@ -5,5 +5,6 @@ pub mod cli;
 pub mod convert;
 pub mod disk;
 pub mod full_size;
+pub mod kill;
 pub mod layouts;
 pub mod weights;

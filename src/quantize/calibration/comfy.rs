@@ -87,7 +87,12 @@ impl Captured {
             if !(sound(stats.amax) && sound(stats.p99_9) && stats.count > 0.0) {
                 return Err(refuse(format!("`{listed}` has {stats:?}; capture again")));
             }
-            layers.entry(layer.to_owned()).or_default()[level] = Some(*stats);
+            let slot = &mut layers.entry(layer.to_owned()).or_default()[level];
+            if slot.replace(*stats).is_some() {
+                return Err(refuse(format!(
+                    "`{listed}` is listed twice, with and without prefix"
+                )));
+            }
         }
         if layers.is_empty() {
             return Err(refuse("it lists no layer".to_owned()));

@@ -13,7 +13,7 @@ use super::CalibrationError;
 use super::capture::{Capture, LEVELS, Tap};
 use super::counts;
 use super::readable::{readable, stream};
-use super::samples::Samples;
+use super::samples::{MOST, Samples};
 use crate::numerics::tally::{Elements, Tally};
 
 /// The schema that this program writes and reads.
@@ -295,10 +295,12 @@ impl StoredTap {
                 *level = Some(Box::new(stored.read()?));
             }
         }
-        match self.samples.keys().any(|bin| *bin >= Elements::BINS) {
-            true => Err("samples beyond the last bin".to_owned()),
-            false => Ok(tap),
+        if self.samples.keys().any(|bin| *bin >= Elements::BINS) {
+            return Err("samples beyond the last bin".to_owned());
         }
+        let counts: Vec<u64> = self.samples.values().copied().collect();
+        check_sum(&counts)?;
+        Ok(tap)
     }
 }
 
@@ -311,13 +313,31 @@ impl StoredTally {
         counts::decode(&self.elements, tally.elements.counts_mut())?;
         counts::decode(&self.blocks, tally.blocks.counts_mut())?;
         counts::decode(&self.profile, tally.profile.counts_mut())?;
+        for counts in [
+            tally.elements.counts(),
+            tally.blocks.counts(),
+            tally.profile.counts(),
+        ] {
+            check_sum(counts)?;
+        }
         let highest = tally.elements.filled().last().map(|(bin, _)| bin);
-        match self.amax.is_finite() && highest == Some(Elements::bin(self.amax)) {
+        // Magnitudes are compared as bits, which a sign would spoil.
+        let magnitude = self.amax.is_finite() && self.amax.is_sign_positive();
+        match magnitude && highest == Some(Elements::bin(self.amax)) {
             true => Ok(tally),
             false => Err(format!(
                 "an amax of {} that its counts contradict",
                 self.amax
             )),
         }
+    }
+}
+
+/// Refuses counts whose sum, or that of several files, could overflow: no run gets there.
+fn check_sum(counts: &[u64]) -> Result<(), String> {
+    let sum = counts.iter().try_fold(0u64, |sum, n| sum.checked_add(*n));
+    match sum {
+        Some(sum) if sum < MOST => Ok(()),
+        _ => Err("more counts than there can be".to_owned()),
     }
 }

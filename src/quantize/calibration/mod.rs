@@ -15,6 +15,8 @@ pub mod statistic;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 pub use self::capture::Capture;
@@ -123,12 +125,16 @@ impl Calibration {
     /// maxima.
     pub fn parse(name: &str, json: &str, stat: &str) -> Result<Self, CalibrationError> {
         let refuse = |reason: String| CalibrationError::new(name, reason);
-        let whole: Value = serde_json::from_str(json)
-            .map_err(|e| refuse(format!("it is not JSON ({e}); make it again")))?;
-        if whole.get("taps").is_some() {
-            drop(whole);
+        #[derive(Deserialize)]
+        struct WithCounts {
+            #[serde(rename = "taps")]
+            _taps: IgnoredAny,
+        }
+        if serde_json::from_str::<WithCounts>(json).is_ok() {
             return Self::of_file(name, &CalibrationFile::parse(name, json)?, stat);
         }
+        let whole: Value = serde_json::from_str(json)
+            .map_err(|e| refuse(format!("it is not JSON ({e}); make it again")))?;
         let ranges = match whole.get("layers") {
             None if stat != MAX => {
                 return Err(refuse(format!(

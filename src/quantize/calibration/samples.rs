@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// No sample has a number as large as this: sums over several files stay in 64 bits.
+pub(super) const MOST: u64 = 1 << 56;
+
 /// A set of sample numbers, as unbroken rows `[first, last]` in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Samples(Vec<[u64; 2]>);
@@ -24,10 +27,13 @@ impl Samples {
             .any(|[first, last]| (*first..=*last).contains(&i))
     }
 
-    /// Whether rows are in order and apart.
+    /// Whether rows are in order and apart, and no sum over them can overflow.
     pub(super) fn is_sound(&self) -> bool {
         let apart = |w: &[[u64; 2]]| w[0][1].checked_add(1).is_some_and(|next| next < w[1][0]);
-        self.0.iter().all(|[first, last]| first <= last) && self.0.windows(2).all(apart)
+        self.0
+            .iter()
+            .all(|[first, last]| first <= last && *last < MOST)
+            && self.0.windows(2).all(apart)
     }
 
     /// Takes sample `i` in.

@@ -144,3 +144,107 @@ fn sums_become_means_only_on_request() {
     assert!(error.contains("--form"), "{error}");
     assert!(open.import(Some(Form::Sums), Some([20; 6])).is_ok());
 }
+
+/// A calibration of two layers with one input and one with another.
+fn small() -> CalibrationFile {
+    let mut taps = vec![Tap::default(); 2];
+    for (i, tap) in taps.iter_mut().enumerate() {
+        let x: Vec<f32> = (1..=64).map(|n| n as f32 * 0.37 * (i + 1) as f32).collect();
+        let level = tap.levels[i].get_or_insert_default();
+        level.add(&x, 32, 0, &mut Default::default());
+        tap.samples.insert(2000 + i, 3);
+    }
+    let layers = [("a.img_mod.1", 0), ("b.attn.to_k", 1), ("b.attn.to_q", 1)];
+    let mut done = samples::Samples::default();
+    [0, 1, 2, 5].into_iter().for_each(|i| done.insert(i));
+    let label = ModelLabel {
+        name: "model".to_owned(),
+        fingerprint: "00ff".to_owned(),
+        weights: "3 bf16".to_owned(),
+    };
+    CalibrationFile {
+        engine: "0".to_owned(),
+        model: label.clone(),
+        observed: label,
+        activations: "none".to_owned(),
+        parts: vec![file::Part {
+            recipe: file::Recipe {
+                prompts_sha256: "11".to_owned(),
+                prompts: 2,
+                sizes: vec!["32x32".to_owned()],
+                steps: vec![2],
+                cfg: vec![1.0, 2.5],
+                seed: 7,
+                plan: "cycle".to_owned(),
+                settings: String::new(),
+            },
+            done,
+        }],
+        never_ran: vec!["c.to_add_out".to_owned()],
+        capture: Capture {
+            taps,
+            layers: layers.map(|(name, tap)| (name.to_owned(), tap)).into(),
+        },
+    }
+}
+
+#[test]
+fn a_file_comes_back() {
+    let file = small();
+    for statistics in [false, true] {
+        let read = CalibrationFile::parse("a", &file.to_json(statistics)).unwrap();
+        assert_eq!(read, file);
+    }
+}
+
+#[test]
+fn numbers_that_no_run_makes_are_refused() {
+    let text = small().to_json(false);
+    for (from, to) in [
+        (
+            r#""done":[[0,2],[5,5]]"#,
+            r#""done":[[0,18446744073709551615]]"#,
+        ),
+        (r#""done":[[0,2],[5,5]]"#, r#""done":[[5,5],[0,2]]"#),
+        (
+            r#""samples":{"2000":3}"#,
+            r#""samples":{"2000":18446744073709551615,"7":1}"#,
+        ),
+        (r#""samples":{"2000":3}"#, r#""samples":{"9999":3}"#),
+        (r#"{"amax":23.68"#, r#"{"amax":-23.68"#),
+        (r#"{"amax":23.68"#, r#"{"amax":24.68"#),
+        (r#""tap":1"#, r#""tap":2"#),
+        (r#""version":1"#, r#""version":2"#),
+    ] {
+        assert!(text.contains(from), "no {from} in {text}");
+        let error = CalibrationFile::parse("c.json", &text.replace(from, to));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("c.json"), "{error}");
+    }
+    // The largest counts that a varint holds, twice.
+    let huge = counts::encode(&[0, u64::MAX, u64::MAX]);
+    let at = text.find(r#""elements":""#).unwrap() + 12;
+    let end = at + text[at..].find('"').unwrap();
+    let harmed = format!("{}{huge}{}", &text[..at], &text[end..]);
+    assert!(CalibrationFile::parse("c.json", &harmed).is_err());
+}
+
+proptest::proptest! {
+    /// A byte changed, or a piece cut out: read or refused, whatever is asked of it.
+    #[test]
+    fn damaged_files_do_no_harm(at in 0usize..4000, byte in 32u8..127, cut in 0usize..40) {
+        let mut bytes = small().to_json(true).into_bytes();
+        let at = at * bytes.len() / 4000;
+        bytes[at] = byte;
+        bytes.drain(at..(at + cut).min(bytes.len()).max(at));
+        if let Ok(text) = String::from_utf8(bytes) {
+            for stat in ["max", "p99.9", "run-p50", "mse", "headroom"] {
+                let _ = Calibration::parse("c.json", &text, stat);
+            }
+            if let (Ok(mut file), other) = (CalibrationFile::parse("c.json", &text), small()) {
+                let _ = file.merge(&other);
+                let _ = file.to_json(true);
+            }
+        }
+    }
+}
