@@ -1,0 +1,1 @@
+//! The warp-wide matrix instructions: `mma.sync`, `ldmatrix`, `stmatrix`.

@@ -1,0 +1,1 @@
+//! Decodes a module and runs its kernels.

@@ -1,0 +1,1 @@
+//! The kernels and how they are launched.
