@@ -1,1 +1,13 @@
-//! The kernels and how they are launched.
+//! CUDA kernels for NVFP4 and FP8 on Blackwell, and how they are launched.
+//!
+//! Each kernel is one file `kernels/NAME.cu`, compiled to `kernels/ptx/NAME.ARCH.ptx` (`kernels/build`), and one module
+//! here which checks shapes and launches it. The PTX is part of the binary; the driver is found at run time.
+//!
+//! Numbers: activations are bf16, row-major, the last dimension contiguous. Sums are in f32.
+
+pub mod device;
+pub mod error;
+pub mod gate_residual;
+
+pub use device::{Family, Gpu, Source};
+pub use error::KernelError;
