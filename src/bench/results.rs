@@ -113,6 +113,9 @@ pub struct Quality {
     pub ms_ssim: Option<f64>,
     /// SSIMULACRA 2: 100 is equal, 90 hard to tell apart, 50 worse than medium quality.
     pub ssimulacra2: Option<f64>,
+    /// LPIPS, if the user had its weights: 0 is equal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lpips: Option<f64>,
     /// High-frequency energy over the baseline's.
     pub detail_ratio: Option<f64>,
     /// |v - v_baseline| / |v_baseline|, teacher-forced, mean over steps and prompts.
@@ -149,7 +152,7 @@ pub struct Picture {
     pub sha256: String,
     /// Seconds from prompt to pixels.
     pub seconds: f64,
-    /// Against the baseline's: `psnr_db`, `ssim`, `ms_ssim`, `ssimulacra2`, `detail_ratio`.
+    /// Against the baseline's: `psnr_db`, `ssim`, `ms_ssim`, `ssimulacra2`, `detail_ratio`, `lpips`.
     pub scores: BTreeMap<String, f64>,
     /// Whether it shows all that the prompt says.
     pub right: Option<bool>,

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::journal::{Entry, Journal, Line, Taught};
 use super::layer_errors::LayerErrors;
+use super::metrics::Lpips;
 use super::profile::Profile;
 use super::results::{Picture, Prompt};
 use super::scores::{right, scores};
@@ -62,6 +63,8 @@ pub struct Rounds<'a> {
     pub settings: &'a Settings,
     /// The folder of `results.json`.
     pub dir: &'a Path,
+    /// The metric whose weights the user brings, see [`Lpips`].
+    pub lpips: Option<&'a Lpips>,
     /// Whether the scorer of the tiny model's pictures applies.
     pub scored: bool,
 }
@@ -230,7 +233,8 @@ impl Rounds<'_> {
                 file,
                 sha256: hex(&hash),
                 seconds,
-                scores: reference.map_or_else(BTreeMap::new, |base| scores(base, picture)),
+                scores: reference
+                    .map_or_else(BTreeMap::new, |base| scores(base, picture, self.lpips)),
                 right: self
                     .scored
                     .then(|| right(&prompt.prompt, picture))

@@ -12,18 +12,25 @@ use crate::pipeline::image::Picture;
 /// What equal pictures count as, whose ratio is infinite.
 const EQUAL_DB: f64 = 100.0;
 
-/// Figures of `picture` against `base`, by name; those that are no finite number are left out, and none are given for
+/// Figures of `picture` against `base`, by name, LPIPS among them if there are weights for it; those that are no finite number are left out, and none are given for
 /// pictures of different sizes or below 11 pixels a side.
-pub fn scores(base: &Picture, picture: &Picture) -> BTreeMap<String, f64> {
+pub fn scores(
+    base: &Picture,
+    picture: &Picture,
+    lpips: Option<&metrics::Lpips>,
+) -> BTreeMap<String, f64> {
     let view = |p| {
         let Picture { width, height, rgb }: &Picture = p;
         metrics::Picture::new(*width, *height, rgb)
     };
     let pair = view(base).and_then(|base| metrics::Pair::new(base, view(picture)?));
-    let Ok(quality) = pair.and_then(|pair| metrics::Quality::of(&pair)) else {
+    let both = pair.and_then(|pair| Ok((metrics::Quality::of(&pair)?, pair)));
+    let Ok((quality, pair)) = both else {
         return BTreeMap::new();
     };
+    let distance = lpips.and_then(|lpips| lpips.distance(&pair).ok());
     let figures = [
+        ("lpips", distance.unwrap_or(f64::NAN)),
         ("psnr_db", quality.psnr_db.min(EQUAL_DB)),
         ("ssim", quality.ssim),
         ("ms_ssim", quality.ms_ssim),
@@ -48,7 +55,7 @@ pub fn right(prompt: &str, picture: &Picture) -> Option<bool> {
 }
 
 /// Fills in how far every row is off the row `reference`, means over the pictures that both have.
-pub fn against(results: &mut Results, dir: &Path, reference: &str) {
+pub fn against(results: &mut Results, dir: &Path, reference: &str, lpips: Option<&metrics::Lpips>) {
     let Some(of_reference) = results.variants.get(reference) else {
         return;
     };
@@ -69,7 +76,7 @@ pub fn against(results: &mut Results, dir: &Path, reference: &str) {
             else {
                 continue;
             };
-            for (name, value) in scores(&base, &mine) {
+            for (name, value) in scores(&base, &mine, lpips) {
                 let sum = sums.entry(name).or_default();
                 *sum = (sum.0 + value, sum.1 + 1.0);
             }

@@ -106,13 +106,22 @@ fn quality(pictures: &[Picture], taught: Option<&Taught>) -> Quality {
         quality.spread.insert(name.to_owned(), of);
         Some(mean(&values))
     };
-    let figures = ["psnr_db", "ssim", "ms_ssim", "ssimulacra2", "detail_ratio"].map(&mut figure);
+    let figures = [
+        "psnr_db",
+        "ssim",
+        "ms_ssim",
+        "ssimulacra2",
+        "detail_ratio",
+        "lpips",
+    ]
+    .map(&mut figure);
     [
         quality.psnr_db,
         quality.ssim,
         quality.ms_ssim,
         quality.ssimulacra2,
         quality.detail_ratio,
+        quality.lpips,
     ] = figures;
     let right: Vec<f64> = pictures
         .iter()
@@ -150,9 +159,10 @@ fn spread(values: &[f64]) -> Spread {
 }
 
 /// What a figure says where more of it is better, and where less is.
-const FIGURES: [(&str, &str, bool); 3] = [
+const FIGURES: [(&str, &str, bool); 4] = [
     ("ssimulacra2", "SSIMULACRA 2", true),
     ("psnr_db", "PSNR", true),
+    ("lpips", "LPIPS", false),
     ("velocity_rel_err", "velocity error", false),
 ];
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::args::Common;
 use super::bench_args::Bench;
@@ -15,11 +16,13 @@ use super::bench_rows::{Prepared, REFERENCE, cold, prepare};
 use super::{Failure, output, text_file};
 use crate::bench::JOURNAL;
 use crate::bench::journal::{Journal, Line};
+use crate::bench::metrics::Lpips;
 use crate::bench::report::{html, markdown};
 use crate::bench::results::{Prompt, Results, VERSION};
 use crate::bench::run::{BenchError, Rounds, Row};
 use crate::bench::scores::against;
 use crate::bench::summary::{fill, findings};
+use crate::checkpoint::fingerprint::hex;
 use crate::checkpoint::write_whole;
 use crate::context::{Cancel, Cx};
 use crate::pipeline::request::Settings;
@@ -76,7 +79,13 @@ pub(super) fn run(args: &Bench, common: &Common, cancel: Cancel) -> Result<(), F
         .as_ref()
         .is_ok_and(|e| e.checkpoint().is_tiny());
     let prompts = prompts(args, texts, scored);
+    let lpips = lpips(args, &settings)?;
     let mut results = begin(args, &prepared, &prompts, &settings);
+    if let Some((metric, sha256)) = &lpips {
+        let with = format!("{}, weights {}", metric.trunk(), &sha256[..12]);
+        results.settings.insert("LPIPS".to_owned(), with);
+    }
+    let lpips = lpips.map(|(metric, _)| metric);
     let mut journal = Journal::open(&journal_path, &identity(&results, &prepared))
         .with_context(|| journal_path.display().to_string())?;
     cold_starts(
@@ -91,6 +100,7 @@ pub(super) fn run(args: &Bench, common: &Common, cancel: Cancel) -> Result<(), F
         prompts: &prompts,
         settings: &settings,
         dir: &args.output,
+        lpips: lpips.as_ref(),
         scored,
     };
     bar.set_length((prompts.len() * prepared.len()) as u64);
@@ -113,7 +123,7 @@ pub(super) fn run(args: &Bench, common: &Common, cancel: Cancel) -> Result<(), F
         results.variants.insert(row.name.clone(), variant);
     }
     if args.reference.is_some() {
-        against(&mut results, &args.output, REFERENCE);
+        against(&mut results, &args.output, REFERENCE, lpips.as_ref());
     }
     results.findings = findings(&results.order, &results.variants, &journal);
     // What there is, however the rounds ended.
@@ -152,6 +162,22 @@ fn prompts(args: &Bench, texts: Option<Vec<String>>, tiny: bool) -> Vec<Prompt> 
     pairs
         .map(|(prompt, seed)| Prompt { prompt, seed })
         .collect()
+}
+
+/// The metric that was asked for, and the SHA-256 of its file.
+fn lpips(args: &Bench, settings: &Settings) -> Result<Option<(Lpips, String)>, Failure> {
+    let Some(path) = &args.lpips else {
+        return Ok(None);
+    };
+    let metric = Lpips::open(path).map_err(anyhow::Error::from)?;
+    let (least, Settings { width, height, .. }) = (metric.least_side(), settings);
+    if (*width).min(*height) < least {
+        return Err(Failure::Usage(format!(
+            "--lpips needs pictures of at least {least} pixels a side, not {width}x{height}"
+        )));
+    }
+    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+    Ok(Some((metric, hex(&Sha256::digest(bytes)))))
 }
 
 /// What is known before anything runs.

@@ -29,6 +29,9 @@ pub struct Bench {
     /// The F32 or BF16 model that this one was made of: a row of its own, and all pictures are compared with its too
     #[arg(long, value_name = "MODEL")]
     pub reference: Option<String>,
+    /// Weights of LPIPS, to measure it too: what torch.save(lpips.LPIPS(net='alex').state_dict(), FILE) writes, or safetensors
+    #[arg(long, value_name = "FILE")]
+    pub lpips: Option<PathBuf>,
     /// Go on with what an earlier run of the same kind left
     #[arg(long)]
     pub resume: bool,

@@ -10,9 +10,12 @@
 //! | [`ssimulacra2`] | below 0 to 100 | 100 | SSIMULACRA 2.1 (Cloudinary), crate `fast-ssim2` |
 //! | [`detail_ratio`] | 0 to infinity | 1 | energy of the Laplacian, Subbarao, Choi, Nikzad 1993 |
 //!
+//! [`Lpips`] is measured beside them if the user has its weights.
+//!
 //! The numbers do not depend on the number of threads.
 
 mod detail;
+mod lpips;
 mod ms_ssim;
 mod pair;
 mod perceptual;
@@ -20,6 +23,7 @@ mod psnr;
 mod ssim;
 
 pub use detail::detail_ratio;
+pub use lpips::{Lpips, LpipsError};
 pub use ms_ssim::{ms_ssim, scales};
 pub use pair::{MIN_SIDE, MetricsError, Pair, Picture};
 pub use perceptual::ssimulacra2;

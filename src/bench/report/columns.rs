@@ -269,3 +269,22 @@ pub(super) const QUALITY: [Column; 7] = [
     VELOCITY,
     ACCURACY,
 ];
+
+/// What is measured with weights that the user brings.
+const LPIPS: [Column; 1] = [column(
+    "LPIPS",
+    Better::Lower,
+    |v| v.quality.lpips,
+    |v| number(v, 4),
+    "Learned distance of two pictures, 0 is equal; the weights were the user's.",
+)
+.spread("lpips")];
+
+/// [`LPIPS`], where a row has it.
+pub(super) fn learned(results: &Results) -> &'static [Column] {
+    const WITH: &[Column] = &LPIPS;
+    match rows(results).any(|(_, row)| row.quality.lpips.is_some()) {
+        true => WITH,
+        false => &[],
+    }
+}

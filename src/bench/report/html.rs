@@ -5,7 +5,7 @@ use std::path::Path;
 use super::ReportError;
 use super::bars::bars;
 use super::columns::{
-    Column, ORIGINAL, QUALITY, SIZE, SPACE, SPEEDUP, SSIMULACRA2, VELOCITY, rows,
+    Column, ORIGINAL, QUALITY, SIZE, SPACE, SPEEDUP, SSIMULACRA2, VELOCITY, learned, rows,
 };
 use super::commands::{commands, failures};
 use super::curves::curves;
@@ -38,7 +38,11 @@ pub fn html(results: &Results, dir: &Path) -> Result<String, ReportError> {
             "speed",
             &(note(results) + &speed(results)),
         ),
-        section("Quality", "quality", &(quality(results) + &meanings())),
+        section(
+            "Quality",
+            "quality",
+            &(quality(results) + &meanings(results)),
+        ),
         trade(results)?,
         format!(
             "<div class=\"halves\">{}{}</div>\n",
@@ -153,8 +157,9 @@ fn note(results: &Results) -> String {
     )
 }
 
-fn meanings() -> String {
+fn meanings(results: &Results) -> String {
     let columns = ORIGINAL.iter().chain(&SPACE).chain(&QUALITY);
+    let columns = columns.chain(learned(results));
     let items = columns.map(|c| format!("<dt>{}</dt><dd>{}</dd>", c.name, escape(c.meaning)));
     format!(
         "<details><summary>What the figures mean</summary><dl class=\"meanings\">{}</dl></details>",

@@ -1,6 +1,6 @@
 //! `report.md`: tables that also read well as plain text.
 
-use super::columns::{Column, ORIGINAL, QUALITY, SPACE, rows};
+use super::columns::{Column, ORIGINAL, QUALITY, SPACE, learned, rows};
 use super::commands::{against_f32, commands, failures, formats, parts, recipe};
 use super::text::{NONE, block, line, number, seconds};
 use crate::bench::results::Results;
@@ -29,7 +29,7 @@ pub fn markdown(results: &Results) -> String {
     section(&mut out, "Settings", pairs(&results.settings));
     section(&mut out, "Environment", pairs(&results.environment));
     section(&mut out, "Commands", run(results));
-    section(&mut out, "What the figures mean", meanings());
+    section(&mut out, "What the figures mean", meanings(results));
     out.truncate(out.trim_end().len());
     out.push('\n');
     out
@@ -54,7 +54,8 @@ fn table<S: AsRef<str>>(head: &[S], body: impl Iterator<Item = Vec<String>>) -> 
     }
 }
 
-fn summary(results: &Results, columns: &[Column]) -> String {
+fn summary<'a>(results: &Results, columns: impl IntoIterator<Item = &'a Column>) -> String {
+    let columns: Vec<_> = columns.into_iter().collect();
     let names = columns.iter().map(|c| c.name);
     let head: Vec<_> = std::iter::once("variant").chain(names).collect();
     let body = rows(results).map(|(name, row)| {
@@ -65,7 +66,7 @@ fn summary(results: &Results, columns: &[Column]) -> String {
         };
         let first = format!("{}{failed}", line(name));
         std::iter::once(first)
-            .chain(columns.iter().map(cell))
+            .chain(columns.iter().map(|c| cell(c)))
             .collect()
     });
     table(&head, body)
@@ -75,7 +76,7 @@ fn quality(results: &Results) -> String {
     format!(
         "Means over prompts against `{}`, with 95 % intervals.\n\n{}",
         results.baseline.replace('`', "'"),
-        summary(results, &QUALITY)
+        summary(results, QUALITY.iter().chain(learned(results)))
     )
 }
 
@@ -147,7 +148,8 @@ fn run(results: &Results) -> String {
     commands.collect::<Vec<_>>().join("\n")
 }
 
-fn meanings() -> String {
+fn meanings(results: &Results) -> String {
     let columns = ORIGINAL.iter().chain(&SPACE).chain(&QUALITY);
+    let columns = columns.chain(learned(results));
     bullets(columns.map(|c| format!("**{}**: {}", c.name, c.meaning)))
 }

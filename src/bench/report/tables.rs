@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::columns::{Better, Column, ORIGINAL, QUALITY, SPACE, rows};
+use super::columns::{Better, Column, ORIGINAL, QUALITY, SPACE, learned, rows};
 use super::commands::{against_f32, formats, parts, recipe};
 use super::text::{NONE, escape, number, seconds};
 use crate::bench::results::{Results, Variant};
@@ -21,11 +21,15 @@ pub(super) fn speed(results: &Results) -> String {
 
 /// Quality of all rows.
 pub(super) fn quality(results: &Results) -> String {
-    let groups: [(&str, &[Column]); 3] = [
+    let mut groups: Vec<(&str, &[Column])> = vec![
         ("Pictures against the baseline's", &QUALITY[..5]),
         ("Model", &QUALITY[5..6]),
         ("Prompt", &QUALITY[6..]),
     ];
+    let learned = learned(results);
+    if !learned.is_empty() {
+        groups.insert(1, ("Learned", learned));
+    }
     figures("Quality", &groups, results)
 }
 
