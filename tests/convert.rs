@@ -8,14 +8,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::cli::tiny;
-use common::convert::{output, try_convert, unscaled};
+use common::convert::{monitor, output, try_convert, unscaled};
 use qwen_nvfp4::checkpoint::{ModelSource, SafetensorsFile};
 use qwen_nvfp4::context::Cx;
 use qwen_nvfp4::inspect::inspect;
 use qwen_nvfp4::numerics::search::Method;
-use qwen_nvfp4::pipeline::request::Request;
+use qwen_nvfp4::pipeline::request::{Request, Settings};
 use qwen_nvfp4::pipeline::{Engine, Silent};
 use qwen_nvfp4::quantize::plan::{Keys, Marker, Options};
+
+use qwen_nvfp4::quantize::{Plan, Policy, Source, execute};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use sha2::{Digest, Sha256};
@@ -114,20 +116,22 @@ fn nothing_else_changes() {
     );
 }
 
-fn picture(model: &Path) -> Vec<u8> {
+fn picture(model: &Path, change: impl Fn(&mut Settings)) -> Vec<u8> {
     let engine = Engine::load(&ModelSource::Files {
         model: model.to_owned(),
         text_encoder: None,
         vae: None,
     })
     .unwrap();
+    let mut settings = engine.defaults();
+    change(&mut settings);
     let request = Request {
         prompts: vec![
             "a large red star above a small blue circle on a plain yellow background".to_owned(),
         ],
         negatives: None,
         seeds: vec![0],
-        settings: engine.defaults(),
+        settings,
         latents: None,
     };
     let made = engine
@@ -139,7 +143,7 @@ fn picture(model: &Path) -> Vec<u8> {
 /// The engine draws recognisably the same picture from every marker and naming, and exactly the same from each of them.
 #[test]
 fn the_engine_runs_the_result() {
-    let original = picture(&tiny());
+    let original = picture(&tiny(), |_| {});
     let mut pictures = Vec::new();
     for (marker, keys) in [
         (Marker::ComfyQuant, Keys::Keep),
@@ -153,7 +157,7 @@ fn the_engine_runs_the_result() {
             ..unscaled()
         };
         try_convert(&tiny(), &out.path, "v3", &options).unwrap();
-        pictures.push(picture(&out.path));
+        pictures.push(picture(&out.path, |_| {}));
     }
     assert!(pictures.iter().all(|p| *p == pictures[0]));
     let squares: f64 = original
@@ -276,4 +280,27 @@ fn every_source_format_gives_the_same_layer() {
         }
         assert!(results.iter().all(|r| *r == results[0]), "{method:?}");
     }
+}
+
+/// A folder's configurations and tokenizer go into the file that is made of it: without them its tiny vocabulary could not
+/// be read. Every weight is kept, so both draw the same.
+#[test]
+fn a_converted_folder_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pipelines/oblong");
+    let folder = dir.path().join("folder");
+    common::weights::diffusers_folder(&fixture, &folder);
+    let keep =
+        r#"{"block_names": ["transformer_blocks"], "rules": [{"policy": "keep", "match": [""]}]}"#;
+    let policy = Policy::parse("keep", keep).unwrap();
+    let source = Source::open(&folder).unwrap();
+    let plan = Plan::new(&source, &policy, None, &unscaled()).unwrap();
+    let file = dir.path().join("file.safetensors");
+    execute(&plan, &source, (&file, false), &monitor()).unwrap();
+    let small = |settings: &mut Settings| {
+        (settings.width, settings.height, settings.steps) = (32, 32, 2);
+    };
+    let [folder, file] = [folder, file].map(|model| picture(&model, small));
+    let differ = folder.iter().zip(&file).filter(|(a, b)| a != b).count();
+    assert_eq!((folder.len(), differ), (file.len(), 0));
 }

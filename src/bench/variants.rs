@@ -136,8 +136,21 @@ impl Variants {
         Ok(Self { file, folder })
     }
 
+    /// Rows that name a calibration take `calibration` instead; their statistics stay.
+    pub fn calibrate_by(&mut self, calibration: &Path) {
+        let path = std::path::absolute(calibration).unwrap_or_else(|_| calibration.to_owned());
+        let rows = self.file.variants.iter_mut();
+        for (_, row) in rows.filter(|(_, row)| row.calib.is_some()) {
+            row.calib = Some(path.display().to_string());
+            row.foreign_calib = false;
+        }
+    }
+
     /// The text of a file that a row names.
     fn text(&self, name: &str) -> Result<String, VariantError> {
+        if Path::new(name).is_absolute() {
+            return read(Path::new(name));
+        }
         if let Some(folder) = &self.folder {
             return read(&folder.join(name));
         }

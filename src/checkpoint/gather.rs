@@ -13,7 +13,7 @@ use super::names::Names;
 use super::{CheckpointError, Component, Configs, SafetensorsFile, TensorView, TokenizerSource};
 
 /// Metadata key under which a file may carry the configurations that its shapes cannot tell.
-pub(super) const CONFIG_KEY: &str = "qwen_nvfp4.config";
+const CONFIG_KEY: &str = "qwen_nvfp4.config";
 /// Metadata key under which a file may carry its tokenizer (`tokenizer.json`).
 const TOKENIZER_KEY: &str = "qwen_nvfp4.tokenizer";
 
@@ -161,6 +161,44 @@ impl Opened {
             }
         }
         Ok(())
+    }
+
+    /// What a folder tells in files beside its weights, as metadata for a single file that is to tell it too.
+    ///
+    /// Qwen2.5's own tokenizer, which this program has, is left out: it would be 10 MB of the header. Its text encoder
+    /// embeds 152064 tokens (the padded vocabulary of `Qwen2.5-VL-7B`).
+    pub fn carried(&self) -> Result<BTreeMap<String, String>, CheckpointError> {
+        const EMBEDDED_BY_QWEN: usize = 152_064;
+        let mut carried = BTreeMap::new();
+        let Configs {
+            transformer,
+            text_encoder,
+            vae,
+            scheduler,
+        } = &self.configs;
+        let parts = [
+            ("transformer", transformer),
+            ("text_encoder", text_encoder),
+            ("vae", vae),
+            ("scheduler", scheduler),
+        ];
+        let parts = parts
+            .into_iter()
+            .filter_map(|(name, config)| Some((name.to_owned(), config.clone()?)));
+        let parts: serde_json::Map<String, Value> = parts.collect();
+        if !parts.is_empty() {
+            carried.insert(CONFIG_KEY.to_owned(), Value::Object(parts).to_string());
+        }
+        let embedding = self.tensors.get(&Component::TextEncoder);
+        let embedding = embedding.and_then(|t| t.get("model.embed_tokens.weight"));
+        let rows = embedding.and_then(|t| t.shape().first().copied());
+        if let TokenizerSource::Folder(folder) = &self.tokenizer {
+            let path = folder.join("tokenizer.json");
+            if path.is_file() && rows.is_some_and(|rows| rows != EMBEDDED_BY_QWEN) {
+                carried.insert(TOKENIZER_KEY.to_owned(), read_json(&path)?.to_string());
+            }
+        }
+        Ok(carried)
     }
 
     /// The `config.json` beside the weights of a component that was given by its folder or index.

@@ -8,7 +8,7 @@ use candle_core::Device;
 use safetensors::Dtype;
 
 use super::fingerprint;
-use super::gather::{CONFIG_KEY, Opened, Strictness};
+use super::gather::{Opened, Strictness};
 use super::markers::Markers;
 use super::{
     Activations, CheckpointError, Component, Configs, Lora, LoraLabel, ModelSource,
@@ -19,6 +19,8 @@ use super::{
 static TINY: &[u8] = include_bytes!("../../models/tiny/qwen-tiny-aio-fp8.safetensors");
 /// Its tokenizer.
 static TINY_TOKENIZER: &[u8] = include_bytes!("../../models/tiny/tokenizer/tokenizer.json");
+/// How the titles of the tiny models begin.
+const TINY_TITLE: &str = "Qwen-Image tiny";
 /// What messages call it.
 const EMBEDDED: &str = "the embedded model";
 
@@ -131,11 +133,11 @@ impl Checkpoint {
         layers
     }
 
-    /// Whether this is one of the tiny models that come with the project: only they carry their configurations.
+    /// Whether this is one of the tiny models that come with the project, or made of one: by the title that they carry.
     pub fn is_tiny(&self) -> bool {
-        self.files
-            .iter()
-            .any(|file| file.metadata().contains_key(CONFIG_KEY))
+        let title = |file: &Arc<SafetensorsFile>| file.metadata().get("modelspec.title").cloned();
+        let mut titles = self.files.iter().filter_map(title);
+        titles.any(|title| title.starts_with(TINY_TITLE))
     }
 
     /// Whether the transformer is stored in FP8.

@@ -20,6 +20,9 @@ pub struct Bench {
     /// Rows: a file like configs/variants.json, or names of the rows inside of this program
     #[arg(long, value_name = "FILE|A,B,..")]
     pub variants: Option<String>,
+    /// What `calibrate` wrote of this model: for all rows that name a calibration [default: those of the tiny model]
+    #[arg(long, value_name = "FILE")]
+    pub calib: Option<PathBuf>,
     /// Prompts, one a line [default: the 100 that come with this program]
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,

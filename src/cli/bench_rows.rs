@@ -47,7 +47,10 @@ pub(super) struct Prepared {
 
 /// The rows that are asked for, the baseline first. A row that cannot be made carries its error.
 pub(super) fn prepare(args: &Bench, cancel: &Cancel) -> Result<Vec<Prepared>, Failure> {
-    let (variants, names) = variants(args)?;
+    let (mut variants, names) = variants(args)?;
+    if let Some(calib) = &args.calib {
+        variants.calibrate_by(calib);
+    }
     let source = match args.model.model.as_str() {
         "tiny" => Source::embedded()?,
         path => Source::open(Path::new(path))?,

@@ -104,6 +104,8 @@ pub struct Source {
     /// All other tensors but companions, sorted by stored name.
     pub others: Vec<Other>,
     files: Vec<std::sync::Arc<SafetensorsFile>>,
+    /// What lay beside the weights, see `Opened::carried`.
+    carried: BTreeMap<String, String>,
 }
 
 impl Source {
@@ -173,6 +175,7 @@ impl Source {
             path: path.to_owned(),
             layers,
             others,
+            carried: opened.carried()?,
             files: opened.files,
         })
     }
@@ -202,9 +205,11 @@ impl Source {
         &self.files
     }
 
-    /// Metadata of all files, without what describes the source's formats, which are not the output's.
+    /// Metadata of all files and what lay beside them (configurations, a tokenizer of its own), without what describes the
+    /// source's formats, which are not the output's.
     pub fn metadata(&self) -> BTreeMap<String, String> {
-        let all = self.files.iter().flat_map(|file| file.metadata().clone());
+        let beside = self.carried.clone().into_iter();
+        let all = beside.chain(self.files.iter().flat_map(|file| file.metadata().clone()));
         all.filter(|(key, _)| key != METADATA).collect()
     }
 
@@ -256,7 +261,7 @@ impl Source {
         let absent: Vec<&String> = named.filter(|n| !here.contains(n.as_str())).collect();
         if let Some(first) = absent.first() {
             return Err(ConvertError::Request(format!(
-                "calibration {} names {} layers that {} does not have, the first is `{first}`; it was made for another model",
+                "calibration {} names {} layers that {} does not have, the first is `{first}`; it was made for another model: make one of this with `qwen-nvfp4 calibrate --model ..` and give --calib",
                 calibration.name,
                 absent.len(),
                 self.path.display()
