@@ -19,7 +19,7 @@ pub(super) fn add_to_odd(a: f64, b: f64) -> f64 {
 }
 
 /// `near` is the exact value less `error`: the neighbour towards zero of the exact value, its last bit set.
-fn odd(near: f64, error: f64) -> f64 {
+pub(crate) fn odd(near: f64, error: f64) -> f64 {
     if error == 0.0 || near.to_bits() & 1 == 1 {
         return near;
     }
