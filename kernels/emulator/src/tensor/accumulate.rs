@@ -132,4 +132,3 @@ fn exact(terms: &[f64], c: f64) -> f64 {
     }
     crate::convert::single::odd(total, rest)
 }
-

@@ -52,7 +52,10 @@ fn assert_nearest(result: u16, exact: i128, format: Half) {
     }
     for other in neighbours.into_iter().filter(|x| x & 0x7fff != infinity) {
         let (ours, theirs) = (distance(result), distance(other));
-        assert!(ours < theirs || ours == theirs && result & 1 == 0, "{result:#x} for {exact}");
+        assert!(
+            ours < theirs || ours == theirs && result & 1 == 0,
+            "{result:#x} for {exact}"
+        );
     }
 }
 
@@ -80,8 +83,14 @@ fn a_term_far_below_breaks_the_tie() {
     let mode = HalfMode::default();
     // (1 + 2^-10) * (2^-14 + 2^-24) has a bit at 2^-34.
     let (a, b, c) = (bits(1.0 + 2f64.powi(-10)), bits(2f64.powi(-11)), bits(1.0));
-    assert_eq!(f16::from_bits(fma(a, b, c, Half::F16, mode)).to_f64(), 1.0 + 2f64.powi(-10));
-    assert_eq!(f16::from_bits(fma(bits(1.0), b, c, Half::F16, mode)).to_f64(), 1.0);
+    assert_eq!(
+        f16::from_bits(fma(a, b, c, Half::F16, mode)).to_f64(),
+        1.0 + 2f64.powi(-10)
+    );
+    assert_eq!(
+        f16::from_bits(fma(bits(1.0), b, c, Half::F16, mode)).to_f64(),
+        1.0
+    );
     let large = bf16::from_f64(2f64.powi(60)).to_bits();
     let half_unit = bf16::from_f64(2f64.powi(52)).to_bits();
     let tiny = bf16::from_f64(2f64.powi(-60)).to_bits();
@@ -97,12 +106,27 @@ fn a_term_far_below_breaks_the_tie() {
 fn minimum_and_maximum() {
     let (one, two, nan, zero, minus) = (0x3c00, 0x4000, 0xfe01, 0x0000, 0x8000);
     let f = Half::F16;
-    assert_eq!((min(one, two, f, false), max(one, two, f, false)), (one, two));
-    assert_eq!((min(nan, two, f, false), max(two, nan, f, false)), (two, two));
-    assert_eq!((min(nan, two, f, true), max(two, nan, f, true)), (0x7fff, 0x7fff));
+    assert_eq!(
+        (min(one, two, f, false), max(one, two, f, false)),
+        (one, two)
+    );
+    assert_eq!(
+        (min(nan, two, f, false), max(two, nan, f, false)),
+        (two, two)
+    );
+    assert_eq!(
+        (min(nan, two, f, true), max(two, nan, f, true)),
+        (0x7fff, 0x7fff)
+    );
     assert_eq!(min(nan, nan, f, false), 0x7fff);
-    assert_eq!((min(zero, minus, f, false), max(minus, zero, f, false)), (minus, zero));
-    assert_eq!((min(0xc000, 0xbc00, f, false), max(0xc000, 0xbc00, f, false)), (0xc000, 0xbc00));
+    assert_eq!(
+        (min(zero, minus, f, false), max(minus, zero, f, false)),
+        (minus, zero)
+    );
+    assert_eq!(
+        (min(0xc000, 0xbc00, f, false), max(0xc000, 0xbc00, f, false)),
+        (0xc000, 0xbc00)
+    );
 }
 
 #[test]
@@ -110,10 +134,21 @@ fn modes_and_packs() {
     let mode = HalfMode::default();
     let f = Half::F16;
     assert_eq!(sub(0x3c00, 0x4000, f, HalfMode { relu: true, ..mode }), 0);
-    assert_eq!(add(0x3c00, 0x4000, f, HalfMode { sat: true, ..mode }), 0x3c00);
+    assert_eq!(
+        add(0x3c00, 0x4000, f, HalfMode { sat: true, ..mode }),
+        0x3c00
+    );
     assert_eq!(add(0x0001, 0x0001, f, HalfMode { ftz: true, ..mode }), 0);
     assert_eq!(add(0x0001, 0x0001, f, mode), 2);
     assert_eq!(add(0x7c00, 0xfc00, f, mode), 0x7fff);
-    assert_eq!(map2(0x4000_3c00, 0x3c00_3c00, |a, b| add(a, b, f, mode)), 0x4200_4000);
-    assert_eq!(map3(0x4000_3c00, 0x4000_4000, 0x0000_3c00, |a, b, c| fma(a, b, c, f, mode)), 0x4400_4200);
+    assert_eq!(
+        map2(0x4000_3c00, 0x3c00_3c00, |a, b| add(a, b, f, mode)),
+        0x4200_4000
+    );
+    assert_eq!(
+        map3(0x4000_3c00, 0x4000_4000, 0x0000_3c00, |a, b, c| fma(
+            a, b, c, f, mode
+        )),
+        0x4400_4200
+    );
 }

@@ -9,7 +9,9 @@ use super::layout::{Table, tables};
 const TABLES: &str = include_str!("../fixtures/cutlass_layouts/copy.txt");
 
 fn pair(name: &str) -> (Table, Table) {
-    let mut found = tables(TABLES).into_iter().filter(|table| table.name == name);
+    let mut found = tables(TABLES)
+        .into_iter()
+        .filter(|table| table.name == name);
     let (src, dst) = (found.next().unwrap(), found.next().unwrap());
     assert_eq!((src.operand, dst.operand), ("src", "dst"));
     (src, dst)
@@ -21,13 +23,16 @@ fn byte_of(registers: &[Lanes], lane: usize, byte: usize) -> usize {
 
 /// Rows that hold the number of each byte, as CUTLASS counts them: once its low and once its high 8 bits.
 fn numbered(src: &Table, rows: usize, shift: usize) -> Vec<[u8; 16]> {
-    (0..rows).map(|row| std::array::from_fn(|j| (src.threads[row][j] >> shift) as u8)).collect()
+    (0..rows)
+        .map(|row| std::array::from_fn(|j| (src.threads[row][j] >> shift) as u8))
+        .collect()
 }
 
 fn check_load(name: &str, shape: Load, count: usize, reorder: impl Fn(Vec<Lanes>) -> Vec<Lanes>) {
     let (src, dst) = pair(name);
     let rows = rows_needed(shape, count).unwrap();
-    let [low, high] = [0, 8].map(|shift| reorder(ldmatrix(shape, count, &numbered(&src, rows, shift)).unwrap()));
+    let [low, high] =
+        [0, 8].map(|shift| reorder(ldmatrix(shape, count, &numbered(&src, rows, shift)).unwrap()));
     assert_eq!(4 * low.len(), dst.threads[0].len(), "{name}");
     for (lane, bytes) in dst.threads.iter().enumerate() {
         for (byte, &expected) in bytes.iter().enumerate() {
@@ -44,10 +49,18 @@ fn check_load(name: &str, shape: Load, count: usize, reorder: impl Fn(Vec<Lanes>
 #[test]
 fn ldmatrix_b16() {
     let same = |registers| registers;
-    for (count, name) in [(1, "SM75_U32x1_LDSM_N"), (2, "SM75_U32x2_LDSM_N"), (4, "SM75_U32x4_LDSM_N")] {
+    for (count, name) in [
+        (1, "SM75_U32x1_LDSM_N"),
+        (2, "SM75_U32x2_LDSM_N"),
+        (4, "SM75_U32x4_LDSM_N"),
+    ] {
         check_load(name, Load::M8n8 { trans: false }, count, same);
     }
-    for (count, name) in [(1, "SM75_U16x2_LDSM_T"), (2, "SM75_U16x4_LDSM_T"), (4, "SM75_U16x8_LDSM_T")] {
+    for (count, name) in [
+        (1, "SM75_U16x2_LDSM_T"),
+        (2, "SM75_U16x4_LDSM_T"),
+        (4, "SM75_U16x8_LDSM_T"),
+    ] {
         check_load(name, Load::M8n8 { trans: true }, count, same);
     }
 }
@@ -91,7 +104,9 @@ fn stmatrix_of_all_shapes() {
             let registers: Vec<Lanes> = (0..count)
                 .map(|r| {
                     std::array::from_fn(|lane| {
-                        u32::from_le_bytes(std::array::from_fn(|j| (src.threads[lane][4 * r + j] >> shift) as u8))
+                        u32::from_le_bytes(std::array::from_fn(|j| {
+                            (src.threads[lane][4 * r + j] >> shift) as u8
+                        }))
                     })
                 })
                 .collect();
@@ -130,13 +145,20 @@ fn packed_codes_land_where_bytes_would() {
                         bits[i * width as usize + b as usize] = code(row, i, width) >> b & 1 == 1;
                     }
                 }
-                std::array::from_fn(|byte| (0..8).fold(0, |sum, b| sum | u8::from(bits[8 * byte + b]) << b))
+                std::array::from_fn(|byte| {
+                    (0..8).fold(0, |sum, b| sum | u8::from(bits[8 * byte + b]) << b)
+                })
             })
             .collect();
-        let bytes: Vec<[u8; 16]> =
-            (0..rows).map(|row| std::array::from_fn(|i| code(row, i, width))).collect();
+        let bytes: Vec<[u8; 16]> = (0..rows)
+            .map(|row| std::array::from_fn(|i| code(row, i, width)))
+            .collect();
         let expected = ldmatrix(of_bytes, count, &bytes).unwrap();
-        assert_eq!(ldmatrix(shape, count, &packed).unwrap(), expected, "{shape:?}");
+        assert_eq!(
+            ldmatrix(shape, count, &packed).unwrap(),
+            expected,
+            "{shape:?}"
+        );
     }
 }
 
@@ -150,7 +172,9 @@ fn counts_that_do_not_exist_are_refused() {
 
 #[test]
 fn movmatrix_is_a_plain_load_turned_into_a_transposed_one() {
-    let rows: Vec<[u8; 16]> = (0..8).map(|row| std::array::from_fn(|j| (16 * row + j) as u8)).collect();
+    let rows: Vec<[u8; 16]> = (0..8)
+        .map(|row| std::array::from_fn(|j| (16 * row + j) as u8))
+        .collect();
     let plain = ldmatrix(Load::M8n8 { trans: false }, 1, &rows).unwrap();
     let trans = ldmatrix(Load::M8n8 { trans: true }, 1, &rows).unwrap();
     assert_eq!(movmatrix(&plain[0]), trans[0]);

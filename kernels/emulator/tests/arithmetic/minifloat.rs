@@ -24,7 +24,11 @@ fn mode(words: &str) -> Narrow {
         "rp" => Rounding::Up,
         other => panic!("rounding {other}"),
     };
-    Narrow { rounding, satfinite: words.ends_with("satfinite"), relu: false }
+    Narrow {
+        rounding,
+        satfinite: words.ends_with("satfinite"),
+        relu: false,
+    }
 }
 
 /// `(format, mode, source, runs of (first pattern, code))`
@@ -34,10 +38,17 @@ fn sections() -> Vec<(Minifloat, Narrow, Float, Vec<(usize, u8)>)> {
         let text = text.split("decode").next().unwrap();
         let mut lines = text.lines();
         let head: Vec<&str> = lines.next().unwrap().split(' ').collect();
-        let source = if head[2] == "f16" { Float::F16 } else { Float::Bf16 };
+        let source = if head[2] == "f16" {
+            Float::F16
+        } else {
+            Float::Bf16
+        };
         let runs = lines.map(|line| {
             let (pattern, code) = line.split_once(' ').unwrap();
-            (usize::from_str_radix(pattern, 16).unwrap(), u8::from_str_radix(code, 16).unwrap())
+            (
+                usize::from_str_radix(pattern, 16).unwrap(),
+                u8::from_str_radix(code, 16).unwrap(),
+            )
         });
         sections.push((format(head[0]), mode(head[1]), source, runs.collect()));
     }
@@ -54,7 +65,11 @@ fn every_pattern_of_f16_and_bf16_gets_the_code_of_cuda_and_ml_dtypes() {
             let end = runs.get(i + 1).map_or(65536, |next| next.0);
             for pattern in first..end {
                 let value = from_bits(pattern as u64, source);
-                assert_eq!(encode(format, value, mode), code, "{format:?} {mode:?} {source:?} {pattern:#06x}");
+                assert_eq!(
+                    encode(format, value, mode),
+                    code,
+                    "{format:?} {mode:?} {source:?} {pattern:#06x}"
+                );
                 checked += 1;
             }
         }
@@ -71,7 +86,10 @@ fn every_code_has_the_value_of_ml_dtypes() {
         for (code, bits) in lines.next().unwrap().split(' ').enumerate() {
             let theirs = f32::from_bits(u32::from_str_radix(bits, 16).unwrap());
             let ours = decode(format, code as u8);
-            assert!(ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(), "{format:?} {code:#x}");
+            assert!(
+                ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(),
+                "{format:?} {code:#x}"
+            );
             checked += 1;
         }
     }
@@ -80,12 +98,27 @@ fn every_code_has_the_value_of_ml_dtypes() {
 
 #[test]
 fn e2m1_ties_go_to_even() {
-    let near = Narrow { satfinite: true, ..Narrow::default() };
-    for (value, rounded) in
-        [(0.25, 0.0), (0.75, 1.0), (1.25, 1.0), (1.75, 2.0), (2.5, 2.0), (3.5, 4.0), (5.0, 4.0)]
-    {
-        assert_eq!(decode(Minifloat::E2m1, encode(Minifloat::E2m1, value, near)), rounded);
-        assert_eq!(decode(Minifloat::E2m1, encode(Minifloat::E2m1, -value, near)), -rounded);
+    let near = Narrow {
+        satfinite: true,
+        ..Narrow::default()
+    };
+    for (value, rounded) in [
+        (0.25, 0.0),
+        (0.75, 1.0),
+        (1.25, 1.0),
+        (1.75, 2.0),
+        (2.5, 2.0),
+        (3.5, 4.0),
+        (5.0, 4.0),
+    ] {
+        assert_eq!(
+            decode(Minifloat::E2m1, encode(Minifloat::E2m1, value, near)),
+            rounded
+        );
+        assert_eq!(
+            decode(Minifloat::E2m1, encode(Minifloat::E2m1, -value, near)),
+            -rounded
+        );
         // The next f64 to either side is no tie.
         let step = |x: f64| decode(Minifloat::E2m1, encode(Minifloat::E2m1, x, near));
         assert!(step(value.next_up()) >= rounded && step(value.next_down()) <= rounded);
@@ -95,14 +128,22 @@ fn e2m1_ties_go_to_even() {
 
 #[test]
 fn saturation_nan_and_relu() {
-    let near = Narrow { satfinite: true, ..Narrow::default() };
+    let near = Narrow {
+        satfinite: true,
+        ..Narrow::default()
+    };
     let relu = Narrow { relu: true, ..near };
-    for (format, most, nan) in
-        [(Minifloat::E2m1, 6.0, 0x7), (Minifloat::E4m3, 448.0, 0x7f), (Minifloat::E5m2, 57344.0, 0x7f)]
-    {
+    for (format, most, nan) in [
+        (Minifloat::E2m1, 6.0, 0x7),
+        (Minifloat::E4m3, 448.0, 0x7f),
+        (Minifloat::E5m2, 57344.0, 0x7f),
+    ] {
         for value in [most, most * 1.25, 1e300, f64::INFINITY] {
             assert_eq!(f64::from(decode(format, encode(format, value, near))), most);
-            assert_eq!(f64::from(decode(format, encode(format, -value, near))), -most);
+            assert_eq!(
+                f64::from(decode(format, encode(format, -value, near))),
+                -most
+            );
             assert_eq!(encode(format, -value, relu), 0);
         }
         for value in [f64::NAN, -f64::NAN] {
@@ -114,7 +155,10 @@ fn saturation_nan_and_relu() {
 
 #[test]
 fn the_first_source_lands_high() {
-    let near = Narrow { satfinite: true, ..Narrow::default() };
+    let near = Narrow {
+        satfinite: true,
+        ..Narrow::default()
+    };
     assert_eq!(encode_x2(Minifloat::E2m1, 6.0, 0.5, near), 0x71);
     assert_eq!(encode_x2(Minifloat::E4m3, 448.0, 1.0, near), 0x7e38);
     assert_eq!(encode_x2(Minifloat::E2m3, 7.5, -0.125, near), 0x1f21);
