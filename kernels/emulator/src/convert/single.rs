@@ -1,6 +1,6 @@
 //! f32 operations with a rounding mode: what Rust's own operators round to nearest only.
 //!
-//! Each result is first had in f64 to 53 bits, rounded to odd: the last bit is set when anything was cut off. Rounding
+//! To nearest they are Rust's. Otherwise each result is first had in f64 to 53 bits, rounded to odd: the last bit is set when anything was cut off. Rounding
 //! that to 24 bits, whichever way, gives what rounding the exact result would have given, as 53 >= 24 + 2.
 
 use super::Rounding;
@@ -41,11 +41,17 @@ fn rounded(value: f64, rounding: Rounding) -> f32 {
 
 /// `add.rz.f32` and so on: a + b. An exact zero is +0, with [`Rounding::Down`] -0, unless both are of one sign.
 pub fn add(a: f32, b: f32, rounding: Rounding) -> f32 {
+    if rounding == Rounding::NearestEven {
+        return a + b;
+    }
     fma_f64(f64::from(a), f64::from(b), rounding)
 }
 
 /// a * b.
 pub fn mul(a: f32, b: f32, rounding: Rounding) -> f32 {
+    if rounding == Rounding::NearestEven {
+        return a * b;
+    }
     // Two 24-bit significands: exact in f64.
     rounded(f64::from(a) * f64::from(b), rounding)
 }
@@ -66,6 +72,9 @@ fn fma_f64(product: f64, addend: f64, rounding: Rounding) -> f32 {
 
 /// a / b.
 pub fn div(a: f32, b: f32, rounding: Rounding) -> f32 {
+    if rounding == Rounding::NearestEven {
+        return a / b;
+    }
     let (a, b) = (f64::from(a), f64::from(b));
     let quotient = a / b;
     if !quotient.is_finite() || quotient == 0.0 {
@@ -81,6 +90,9 @@ pub fn div(a: f32, b: f32, rounding: Rounding) -> f32 {
 
 /// The square root.
 pub fn sqrt(a: f32, rounding: Rounding) -> f32 {
+    if rounding == Rounding::NearestEven {
+        return a.sqrt();
+    }
     let a = f64::from(a);
     let root = a.sqrt();
     if !root.is_finite() || root == 0.0 {
