@@ -1,7 +1,7 @@
 //! Global and shared memory, each with a shadow: what was allocated, what was written, who may read it by now.
 //!
 //! **Global.** [`Global`] holds the allocations of one device; the host allocates, frees and copies through it. A launch
-//! takes a [`View`] (`global.view(checks)`), which all its blocks share; no allocation comes or goes while it lives.
+//! takes a [`View`] (`global.view(checks, blocks)`), which all its blocks share.
 //! Each warp has a [`Cursor`] that remembers the allocation it touched last. Addresses lie in
 //! `GLOBAL_BASE .. GLOBAL_END`; everything below is free for the windows of shared and local memory.
 //!
@@ -13,11 +13,19 @@
 //! **Values.** A warp's value of `width` bytes is `max(1, width / 4)` words of [`crate::Lanes`]: word `w` of lane `l` is
 //! `values[w][l]`; narrower values are zero-extended. Little endian.
 
+mod allocation;
+mod blocks;
 mod global;
+mod mbarrier;
+mod order;
 mod shared;
+#[cfg(test)]
+mod tests;
+mod view;
 
-pub use global::{Cursor, Global, View};
+pub use global::Global;
 pub use shared::Shared;
+pub use view::{Cursor, View};
 
 use crate::fault::Cause;
 
@@ -40,7 +48,11 @@ pub struct Checks {
 impl Default for Checks {
     /// All on.
     fn default() -> Self {
-        Self { uninitialised: true, shared_races: true, global_races: true }
+        Self {
+            uninitialised: true,
+            shared_races: true,
+            global_races: true,
+        }
     }
 }
 
