@@ -177,14 +177,19 @@ fn end(device: &'static Device, stream: usize) -> Result<Graph, Error> {
             *lock(&stream.capture) = None;
         }
     }
-    match spoilt {
-        true => Err(Error::new(
+    let away = joined.iter().any(|(_, returned)| !returned);
+    match (spoilt, away) {
+        (true, _) => Err(Error::new(
             STREAM_CAPTURE_INVALIDATED,
             "the capture failed before",
         )),
-        false => Ok(Graph {
+        (false, true) => {
+            let text = "a stream joined the capture, and no other waits for what it did last";
+            Err(Error::new(STREAM_CAPTURE_UNJOINED, text))
+        }
+        (false, false) => Ok(Graph {
             nodes: nodes.into(),
-            owned: Arc::new(owned),
+            _owned: Arc::new(owned),
         }),
     }
 }
