@@ -86,10 +86,14 @@ fn word_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'%' | b'.')
 }
 
-/// `kind::mxf4` and `L2::128B` are part of an opcode; a lone colon ends a label.
-fn word_end(bytes: &[u8], mut at: usize) -> usize {
+/// `kind::mxf4` and `L2::128B` are part of an opcode; a lone colon ends a label. Directives may be written together,
+/// `.reg.b32`, and are words of their own.
+fn word_end(bytes: &[u8], start: usize) -> usize {
+    let directive = bytes.get(start) == Some(&b'.');
+    let mut at = start + 1;
     loop {
         match bytes.get(at) {
+            Some(b'.') if directive => return at,
             Some(&byte) if word_byte(byte) => at += 1,
             Some(b':') if bytes.get(at + 1) == Some(&b':') => at += 2,
             _ => return at,

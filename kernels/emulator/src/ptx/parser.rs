@@ -293,7 +293,7 @@ pub(super) fn kind_and_align(cursor: &mut Cursor<'_>) -> Result<(Type, usize), F
 fn array(cursor: &mut Cursor<'_>) -> Result<Option<usize>, Flaw> {
     let mut count = None;
     while cursor.take(b'[') {
-        let length = if cursor.peek() == Some(Kind::Mark(b']')) { 0 } else { cursor.integer()? };
+        let length: usize = if cursor.peek() == Some(Kind::Mark(b']')) { 0 } else { cursor.integer()? };
         cursor.expect(b']')?;
         match length.checked_mul(count.unwrap_or(1)) {
             Some(product) => count = Some(product),

@@ -17,6 +17,11 @@ pub(super) struct Code {
     pub fills: Vec<Fill>,
     /// Bytes of local memory per thread.
     pub local_bytes: u32,
+    /// Bytes of shared memory that the code declares, and the alignment of what comes after them.
+    pub shared_bytes: u32,
+    pub dynamic_align: u32,
+    /// Registers of 32 bits that the entry declares.
+    pub declared: u32,
 }
 
 /// One step: an operation for the lanes where its guard holds.
@@ -61,6 +66,8 @@ pub(super) enum Special {
     MaskGe,
     MaskGt,
     DynamicShared,
+    /// Where dynamic shared memory begins.
+    DynamicBase,
     TotalShared,
     Zero,
     One,
@@ -94,6 +101,8 @@ pub(super) enum Element {
 pub(super) struct Order {
     pub acquire: bool,
     pub release: bool,
+    /// Not a plain access: it does not race.
+    pub strong: bool,
 }
 
 /// `ld` and `st`.
@@ -199,7 +208,7 @@ pub(super) enum Bulk {
 
 /// `ldmatrix` and `stmatrix`.
 pub(super) enum MatrixMove {
-    Load { shape: crate::tensor::ldmatrix::Load, space: Space, address: Address, d: Vec<Slot<u32>> },
+    Load { shape: crate::tensor::ldmatrix::Load, space: Space, address: Address, count: usize, d: Vec<Slot<u32>> },
     Store { shape: crate::tensor::stmatrix::Store, space: Space, address: Address, s: Vec<Slot<u32>> },
 }
 
@@ -226,12 +235,10 @@ pub(super) enum Op {
     Mbarrier(Box<Mbarrier>),
     Bulk(Box<Bulk>),
     Matrix(Box<MatrixMove>),
-    Fence(Order),
+    Fence,
     /// A reading of a clock: steps of the warp so far.
     Clock(Element),
     ActiveMask(Slot<u32>),
     /// Lets other warps run.
     Pause,
-    /// `__assertfail`: its four parameters' places in local memory.
-    AssertFail,
 }

@@ -1,6 +1,8 @@
 //! Decodes a function into [`Code`]: registers become slots, labels step numbers, calls the body of what is called.
 
+mod atomic;
 mod branch;
+mod collective;
 mod compare;
 mod convert;
 mod double;
@@ -48,6 +50,7 @@ pub(super) fn decode(image: &Image, index: usize) -> Result<Code, Refusal> {
         jumps: Vec::new(),
         tables: HashMap::new(),
         open: Vec::new(),
+        module_shared: HashMap::new(),
         place: (0, 0),
     };
     let function = &image.module.functions[index];
@@ -77,6 +80,8 @@ struct Decoder<'i> {
     tables: HashMap<(usize, String), Vec<String>>,
     /// Scopes to return to.
     open: Vec<usize>,
+    /// Shared variables of the module that the entry uses.
+    module_shared: HashMap<String, Symbol>,
     /// Function and statement being decoded.
     place: (u32, u32),
 }
@@ -151,18 +156,32 @@ impl Decoder<'_> {
             kind => (&mut self.code.narrow, kind.bytes() as u32 * 8),
         };
         let first = *file;
-        *file += total * if bits == 128 { 2 } else { 1 };
+        let slots = total.saturating_mul(if bits == 128 { 2 } else { 1 });
+        *file = file.saturating_add(slots);
+        self.code.declared += if bits >= 64 { 2 * slots } else { u32::from(bits > 1) * slots };
         self.scopes.declare_registers(name, count, Symbol::Register { bits, slot: first });
     }
 
     fn declare_variable(&mut self, function: usize, at: usize, variable: &Variable) {
         use crate::ptx::Space;
         let symbol = match variable.space {
-            Space::Shared => Symbol::Shared(self.image.shared_offset(function, at)),
+            Space::Shared => self.shared(variable),
             Space::Global | Space::Const => Symbol::Global(self.image.local_variable(function, at)),
             _ => Symbol::Local(self.local(variable.bytes, variable.align)),
         };
         self.scopes.declare(&variable.name, symbol);
+    }
+
+    /// Room in shared memory; one of no size is the dynamic part.
+    fn shared(&mut self, variable: &Variable) -> Symbol {
+        let align = variable.align.max(1) as u32;
+        if variable.bytes == 0 {
+            self.code.dynamic_align = self.code.dynamic_align.max(align);
+            return Symbol::Dynamic;
+        }
+        let start = self.code.shared_bytes.next_multiple_of(align);
+        self.code.shared_bytes = start.saturating_add(variable.bytes as u32);
+        Symbol::Shared(i64::from(start))
     }
 
     /// Room in local memory.
@@ -207,7 +226,7 @@ impl Decoder<'_> {
     fn operation(&mut self, opcode: &Opcode<'_>, operands: &[crate::ptx::Operand]) -> Decoded {
         let families = [
             Self::moves, Self::integer, Self::logic, Self::compare, Self::single, Self::double,
-            Self::half, Self::convert, Self::memory, Self::synchronise, Self::tensor,
+            Self::half, Self::convert, Self::memory, Self::synchronise, Self::collective, Self::tensor,
         ];
         for family in families {
             if let Some(op) = family(self, opcode, operands)? {

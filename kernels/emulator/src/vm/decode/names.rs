@@ -13,6 +13,8 @@ pub(super) enum Symbol {
     Local(i64),
     /// Offset in shared memory.
     Shared(i64),
+    /// Start of dynamic shared memory.
+    Dynamic,
     /// Index of a variable of the module.
     Global(u32),
 }

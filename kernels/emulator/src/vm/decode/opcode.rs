@@ -101,11 +101,6 @@ impl<'a> Opcode<'a> {
         self.parts.get(start..)
     }
 
-    /// All modifiers, unmarked.
-    pub fn parts(&self) -> &[&'a str] {
-        &self.parts
-    }
-
     /// Refuses modifiers that nobody asked for.
     pub fn finish(&self) -> Result<(), String> {
         for (index, part) in self.parts.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use super::Decoder;
 use super::names::Symbol;
-use crate::ptx::{Number, Operand, Type};
+use crate::ptx::{Number, Operand, Space, Type, Variable};
 use crate::vm::code::{Address, Base, Element, Initial, Special};
 use crate::vm::registers::{Predicate, Slot, Word};
 use crate::vm::space::{LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_WINDOW};
@@ -120,7 +120,8 @@ impl Decoder<'_> {
                 Ok(Initial::Bits((at + offset) as u64))
             }
             Some(Symbol::Global(index)) if offset == 0 => Ok(Initial::Address(index)),
-            Some(Symbol::Global(_)) => Err("a variable's address with an offset".to_owned()),
+            Some(Symbol::Dynamic) if offset == 0 => Ok(Initial::Special(Special::DynamicBase)),
+            Some(Symbol::Global(_) | Symbol::Dynamic) => Err("a variable's address with an offset".to_owned()),
             Some(_) => Err(format!("{name} has another width")),
             None => match special(name) {
                 Some(register) => Ok(Initial::Special(register)),
@@ -129,13 +130,23 @@ impl Decoder<'_> {
         }
     }
 
-    /// A name of the function or of the module.
-    pub fn symbol(&self, name: &str) -> Option<Symbol> {
-        self.scopes.find(name).or_else(|| {
-            self.image.module_shared.get(name).map(|at| Symbol::Shared(*at)).or_else(|| {
-                self.image.names.get(name).map(|index| Symbol::Global(*index))
-            })
-        })
+    /// A name of the function or of the module. Shared variables of the module get their place when first used.
+    pub fn symbol(&mut self, name: &str) -> Option<Symbol> {
+        if let Some(symbol) = self.scopes.find(name) {
+            return Some(symbol);
+        }
+        if let Some(index) = self.image.names.get(name) {
+            return Some(Symbol::Global(*index));
+        }
+        if let Some(symbol) = self.module_shared.get(name) {
+            return Some(*symbol);
+        }
+        let image = self.image;
+        let shared = |variable: &&Variable| variable.name == name && variable.space == Space::Shared;
+        let variable = image.module.variables.iter().find(shared)?;
+        let symbol = self.shared(variable);
+        self.module_shared.insert(name.to_owned(), symbol);
+        Some(symbol)
     }
 
     /// `[base+offset]`; says the space too where the name of a variable gives it.
@@ -162,6 +173,10 @@ impl Decoder<'_> {
             Some(Symbol::Global(index)) => {
                 let slot = self.filled(true, Initial::Address(index));
                 Ok(Address { base: Base::Wide(Slot::new(slot)), offset })
+            }
+            Some(Symbol::Dynamic) => {
+                let slot = self.filled(false, Initial::Special(Special::DynamicBase));
+                Ok(Address { base: Base::Narrow(Slot::new(slot)), offset })
             }
             _ => Err(format!("{base} is no address")),
         }
