@@ -7,6 +7,7 @@ pub mod float;
 pub mod half;
 pub mod integer;
 pub mod minifloat;
+mod rounding;
 pub mod single;
 
 pub use minifloat::{Minifloat, Narrow, decode, decode_x2, encode, encode_x2};

@@ -1,5 +1,8 @@
 //! The warp-wide matrix instructions: `mma.sync`, `ldmatrix`, `stmatrix`.
 
+mod accumulate;
+mod dot;
+pub mod fragment;
 pub mod ldmatrix;
 pub mod mma;
 pub mod scaled;
