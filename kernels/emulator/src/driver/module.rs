@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use super::device::{Device, in_context};
+use super::device::{Device, in_context, initialised};
 use super::ffi::{Out, Text, api};
 use super::settings::settings;
 use super::status::{
@@ -142,7 +142,7 @@ fn set_attribute(function: &Function, attribute: u32, value: i32) -> Outcome {
 }
 
 fn blocks(function: usize, threads: i32, dynamic: usize) -> Result<i32, Error> {
-    let function = in_context()?.functions.get(function)?;
+    let function = initialised()?.functions.get(function)?;
     let threads =
         u32::try_from(threads).map_err(|_| Error::new(INVALID_VALUE, "a negative block size"))?;
     Ok(settings().card.occupancy(threads, function.shared(dynamic)) as i32)
@@ -157,7 +157,7 @@ fn best_block(
     shared: impl Fn(u32) -> usize,
     limit: i32,
 ) -> Result<(i32, i32), Error> {
-    let function = in_context()?.functions.get(function)?;
+    let function = initialised()?.functions.get(function)?;
     let card = settings().card;
     let limit = u32::try_from(limit)
         .ok()
@@ -229,17 +229,17 @@ api! { table, answer;
     }
 
     fn cuModuleUnload(module: usize) {
-        let device = in_context()?;
+        let device = initialised()?;
         device.functions.retain(|function| function.module != module);
         device.modules.remove(module).map(|_| ())
     }
 
     fn cuModuleGetFunction(handle: Out<usize>, module: usize, name: Text) {
-        handle.set(function(in_context()?, module, &name.get()?)?)
+        handle.set(function(initialised()?, module, &name.get()?)?)
     }
 
     fn cuModuleGetGlobal_v2(address: Out<u64>, bytes: Out<usize>, module: usize, name: Text) {
-        let (module, name) = (in_context()?.modules.get(module)?, name.get()?);
+        let (module, name) = (initialised()?.modules.get(module)?, name.get()?);
         let unknown = || Error::new(NOT_FOUND, format!("the module has no variable {name}"));
         let (start, len) = module.program.variable(&name).ok_or_else(unknown)?;
         address.set_if_wanted(start);
@@ -252,20 +252,20 @@ api! { table, answer;
     }
 
     fn cuFuncGetAttribute(value: Out<i32>, number: u32, function: usize) {
-        let function = in_context()?.functions.get(function)?;
+        let function = initialised()?.functions.get(function)?;
         value.set(attribute(&function, number)?)
     }
 
     fn cuFuncSetAttribute(function: usize, number: u32, value: i32) {
-        set_attribute(&*in_context()?.functions.get(function)?, number, value)
+        set_attribute(&*initialised()?.functions.get(function)?, number, value)
     }
 
     fn cuFuncSetCacheConfig(function: usize, _preference: u32) {
-        in_context()?.functions.get(function).map(|_| ())
+        initialised()?.functions.get(function).map(|_| ())
     }
 
     fn cuFuncLoad(function: usize) {
-        in_context()?.functions.get(function).map(|_| ())
+        initialised()?.functions.get(function).map(|_| ())
     }
 
     fn cuOccupancyMaxActiveBlocksPerMultiprocessor(count: Out<i32>, function: usize, threads: i32, dynamic: usize) {
@@ -306,7 +306,7 @@ api! { table, answer;
     }
 
     fn cuOccupancyAvailableDynamicSMemPerBlock(bytes: Out<usize>, function: usize, blocks: i32, _threads: i32) {
-        let function = in_context()?.functions.get(function)?;
+        let function = initialised()?.functions.get(function)?;
         let card = settings().card;
         let blocks = u32::try_from(blocks).ok().filter(|blocks| *blocks > 0);
         let blocks = blocks.ok_or_else(|| Error::new(INVALID_VALUE, "a number of blocks below 1"))?;
