@@ -9,6 +9,7 @@
 //! clocks: barriers join the clocks of the warps in them, an mbarrier hands the clocks of those who arrive to those
 //! who wait. Two accesses of a byte, one of them a write, that no such chain orders are a race. Lanes of one warp are
 //! taken to be ordered from one instruction to the next, as if `__syncwarp` stood between all of them.
+//! Two plain stores of the same value by two warps are let pass, between blocks they are not.
 //!
 //! **Values.** A warp's value of `width` bytes is `max(1, width / 4)` words of [`crate::Lanes`]: word `w` of lane `l` is
 //! `values[w][l]`; narrower values are zero-extended. Little endian.
