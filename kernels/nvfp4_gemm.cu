@@ -5,14 +5,16 @@
 // of a warp's 64 rows, because they are stored in the order in which lanes want them. See gemm_operands.cuh for the
 // order of B's rows, which lets every epilogue stay in registers, and gemm_kernel.cuh for the ring of copies.
 // Source: PTX ISA 9.7.14 for the fragments; the tiling is that of CUTLASS example 79 and gn-kernels, the code is not.
-#include "epilogue.cuh"
-#include "gemm_kernel.cuh"
+#include "gemm_entries.cuh"
 
-using Tile128 = Tile<2, 4, 2, 2>;
-
-#define ENTRY(NAME, TILE, EPILOGUE)                                                                       \
-  extern "C" __global__ void __launch_bounds__(TILE::threads, TILE::blocks) NAME(const __grid_constant__ Gemm gemm) { \
-    gemm_kernel<Nvfp4, TILE, EPILOGUE>(gemm);                                                             \
-  }
-
-ENTRY(nvfp4_gemm_128x128_bf16, Tile128, ToBf16)
+// Stages that fit: 18 KB and 28 KB each; 13.5 KB and 11.5 KB.
+GEMM_ENTRY(nvfp4_gemm_128x128_bf16, Nvfp4, Tile128<2>, ToBf16)
+GEMM_ENTRY(nvfp4_gemm_128x128_gate_bf16, Nvfp4, Tile128<2>, ToGated)
+GEMM_ENTRY(nvfp4_gemm_128x128_gelu_e4m3, Nvfp4, Tile128<2>, ToGeluE4m3)
+GEMM_ENTRY(nvfp4_gemm_128x128_gelu_nvfp4, Nvfp4, Tile128<2>, ToGeluNvfp4)
+GEMM_ENTRY(nvfp4_gemm_256x128_bf16, Nvfp4, Tile256<3>, ToBf16)
+GEMM_ENTRY(nvfp4_gemm_256x128_gate_bf16, Nvfp4, Tile256<3>, ToGated)
+GEMM_ENTRY(nvfp4_gemm_256x128_gelu_e4m3, Nvfp4, Tile256<3>, ToGeluE4m3)
+GEMM_ENTRY(nvfp4_gemm_256x128_gelu_nvfp4, Nvfp4, Tile256<3>, ToGeluNvfp4)
+GEMM_ENTRY(nvfp4_gemm_64x128_splitk, Nvfp4, Tile64<3>, ToPartial)
+GEMM_ENTRY(nvfp4_gemm_32x128_splitk, Nvfp4, Tile32<4>, ToPartial)
