@@ -1,4 +1,4 @@
-// arch: sm_120f sm_89 sm_80
+// arch: sm_120f sm_80
 // A few rows times a weight: the timestep's layers and the modulations, weight-only (bf16, E4M3 or NVFP4 weights).
 //
 // The time is that of reading the weight, once for each 10 rows of x. The trick: a warp takes four rows of the weight, 16

@@ -118,7 +118,7 @@ __device__ __forceinline__ void norm(const Rows &of, const Outputs &to) {
       store(to, v, row, column, of, most);
     }
   }
-  if (to.e4m3 || to.fp4) report(to.not_finite, most);
+  if (to.e4m3 || to.fp4) report_non_finite(to.not_finite, most);
 }
 
 // blockDim.x: a multiple of 32, at most 512, with 4 * 8 * blockDim.x >= width; width a multiple of 64.

@@ -18,5 +18,5 @@ extern "C" __global__ void __launch_bounds__(256) quantize_e4m3(
     codes[i] = e4m3x8(v, reciprocal);
     most = max(most, magnitude(v));
   }
-  report(not_finite, most);
+  report_non_finite(not_finite, most);
 }

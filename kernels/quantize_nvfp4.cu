@@ -31,5 +31,5 @@ extern "C" __global__ void __launch_bounds__(256) quantize_nvfp4(
     if (lane % 8 == 0 && column < padded_k) scales[lane_order_word(row, column / 64, k)] = word;
     most = max(most, half.most);
   }
-  report(not_finite, most);
+  report_non_finite(not_finite, most);
 }
