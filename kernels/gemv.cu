@@ -105,7 +105,8 @@ struct Out {
   bool silu;
 };
 
-// out [m, n] = act(x [m, k] weight [n, k]^T * *scale + bias [n]); k a multiple of 16. Block y takes rows kM * y ..+kM.
+// out [m, n] = act(x [m, k] weight [n, k]^T * *scale + bias [n]); k a multiple of 16; no scale is 1, no bias 0. Block y takes
+// rows kM * y ..+kM.
 template <int kM, typename Weight>
 __device__ __forceinline__ void gemv(const Out &out, const float *x, const Weight &weight, const float *scale,
                                      const __nv_bfloat16 *bias, unsigned m, unsigned n, unsigned k) {
@@ -147,7 +148,7 @@ __device__ __forceinline__ void gemv(const Out &out, const float *x, const Weigh
     }
     __syncthreads();
   }
-  const float unit = *scale * Weight::kUnit;
+  const float unit = (scale ? *scale : 1.0f) * Weight::kUnit;
 #pragma unroll
   for (int part = 0; part < kRows * kM; part += 32) {
     float some[32];
