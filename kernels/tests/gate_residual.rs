@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
 mod rows;
 
 use half::bf16;
@@ -10,8 +9,7 @@ use qwen_nvfp4_kernels::gate_residual::{Gated, gate_residual};
 use qwen_nvfp4_kernels::operand::Batches;
 use qwen_nvfp4_kernels::{Gpu, KernelError};
 
-use common::gpu;
-use rows::{Random, down, same, up};
+use rows::{Random, down, gpu, same, up};
 
 struct Case {
     residual: Vec<bf16>,
@@ -28,25 +26,52 @@ impl Case {
             residual: random.bf16s(len, 4.0),
             y: random.bf16s(len, 1.0),
             gate: random.bf16s((batch - 1) * stride + width, 1.0),
-            batches: Batches { width, sequence, stride },
+            batches: Batches {
+                width,
+                sequence,
+                stride,
+            },
         }
     }
 
     fn run(&self, gpu: &Gpu, in_place: bool) -> Result<Vec<bf16>, KernelError> {
         let stream = gpu.stream();
-        let (residual, y, gate) = (up(stream, &self.residual), up(stream, &self.y), up(stream, &self.gate));
-        let gated = Gated { y: &y.as_view(), gate: &gate.as_view(), batches: self.batches };
-        let mut out = if in_place { residual.clone() } else { up(stream, &vec![bf16::NAN; self.y.len()]) };
+        let (residual, y, gate) = (
+            up(stream, &self.residual),
+            up(stream, &self.y),
+            up(stream, &self.gate),
+        );
+        let gated = Gated {
+            y: &y.as_view(),
+            gate: &gate.as_view(),
+            batches: self.batches,
+        };
+        let mut out = if in_place {
+            residual.clone()
+        } else {
+            up(stream, &vec![bf16::NAN; self.y.len()])
+        };
         let residual = residual.as_view();
-        gate_residual(gpu, &mut out.as_view_mut(), (!in_place).then_some(&residual), &gated)?;
+        gate_residual(
+            gpu,
+            &mut out.as_view_mut(),
+            (!in_place).then_some(&residual),
+            &gated,
+        )?;
         Ok(down(stream, &out.as_view()))
     }
 
     fn expected(&self) -> Vec<bf16> {
-        let Batches { width, sequence, stride } = self.batches;
+        let Batches {
+            width,
+            sequence,
+            stride,
+        } = self.batches;
         let gate = |i: usize| self.gate[i / width / sequence * stride + i % width].to_f32();
         let pairs = self.residual.iter().zip(&self.y).enumerate();
-        pairs.map(|(i, (r, y))| bf16::from_f32(gate(i).mul_add(y.to_f32(), r.to_f32()))).collect()
+        pairs
+            .map(|(i, (r, y))| bf16::from_f32(gate(i).mul_add(y.to_f32(), r.to_f32())))
+            .collect()
     }
 }
 
@@ -63,7 +88,8 @@ fn sums_are_rounded_once() {
     .enumerate()
     {
         let case = Case::new(i as u64, shape, stride);
-        for gpu in [gpu(12, 0), gpu(8, 0)] {
+        for card in ["rtx5090", "a100"] {
+            let gpu = gpu(card);
             same("apart", &case.run(&gpu, false).unwrap(), &case.expected());
             same("in place", &case.run(&gpu, true).unwrap(), &case.expected());
         }
@@ -72,7 +98,7 @@ fn sums_are_rounded_once() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let gpu = gpu(12, 0);
+    let gpu = gpu("rtx5090");
     let told = |case: &Case| case.run(&gpu, false).unwrap_err().to_string();
     let mut case = Case::new(0, [2, 3, 16], 24);
     case.residual.pop();

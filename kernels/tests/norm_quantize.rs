@@ -6,7 +6,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
 mod rows;
 
 use cudarc::driver::CudaSlice;
@@ -15,8 +14,7 @@ use qwen_nvfp4_kernels::norm_quantize::{LayerNorm, Outputs, RmsNorm};
 use qwen_nvfp4_kernels::operand::{Batches, E4m3Out, Matrix, Nvfp4Out};
 use qwen_nvfp4_kernels::{Gpu, KernelError, layout};
 
-use common::gpu;
-use rows::{Random, down, same, up, zeros};
+use rows::{Random, down, gpu, gpu_with_seed, same, up, zeros};
 
 const E4M3_SCALE: f32 = 0.011;
 const NVFP4_SCALE: f32 = 0.0017;
@@ -38,7 +36,11 @@ struct Wanted {
     nvfp4: bool,
 }
 
-const ALL: Wanted = Wanted { bf16: true, e4m3: true, nvfp4: true };
+const ALL: Wanted = Wanted {
+    bf16: true,
+    e4m3: true,
+    nvfp4: true,
+};
 
 #[derive(Debug, Default, PartialEq)]
 struct Got {
@@ -53,19 +55,27 @@ impl Case {
     fn layer_norm(random: &mut Random, (batch, sequence, width): (usize, usize, usize)) -> Self {
         let rows = batch * sequence;
         // Rows with means up to eight deviations.
-        let x = (0..rows).flat_map(|row| {
-            let mean = (row % 17) as f64 - 8.0;
-            let deviation = 2f64.powi(row as i32 % 7 - 3);
-            random.bf16s(width, 1.0).into_iter().map(move |x| {
-                bf16::from_f64((x.to_f64() + mean) * deviation)
-            }).collect::<Vec<_>>()
-        }).collect();
+        let x = (0..rows)
+            .flat_map(|row| {
+                let mean = (row % 17) as f64 - 8.0;
+                let deviation = 2f64.powi(row as i32 % 7 - 3);
+                random
+                    .bf16s(width, 1.0)
+                    .into_iter()
+                    .map(move |x| bf16::from_f64((x.to_f64() + mean) * deviation))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
         let stride = 2 * width + 8;
         Self {
             x,
             scale: random.bf16s(batch * stride, 0.5),
             shift: Some(random.bf16s(batch * stride, 0.5)),
-            batches: Batches { width, sequence, stride },
+            batches: Batches {
+                width,
+                sequence,
+                stride,
+            },
         }
     }
 
@@ -74,7 +84,11 @@ impl Case {
             x: random.bf16s(rows * width, 3.0),
             scale: random.bf16s(width, 1.0),
             shift: None,
-            batches: Batches { width, sequence: rows, stride: 0 },
+            batches: Batches {
+                width,
+                sequence: rows,
+                stride: 0,
+            },
         }
     }
 
@@ -94,7 +108,10 @@ impl Case {
         let (e4m3_scale, nvfp4_scale) = (by.slice(0..1), by.slice(1..2));
         let mut out = Outputs {
             bf16: wanted.bf16.then(|| bf16s.as_view_mut()),
-            e4m3: wanted.e4m3.then(|| E4m3Out { scale: &e4m3_scale, codes: e4m3.as_view_mut() }),
+            e4m3: wanted.e4m3.then(|| E4m3Out {
+                scale: &e4m3_scale,
+                codes: e4m3.as_view_mut(),
+            }),
             nvfp4: wanted.nvfp4.then(|| Nvfp4Out {
                 scale: &nvfp4_scale,
                 codes: codes.as_view_mut(),
@@ -105,15 +122,29 @@ impl Case {
         let (x, scale) = (&x.as_view(), &scale.as_view());
         match &shift {
             Some(shift) => {
-                let norm = LayerNorm { x, scale, shift: &shift.as_view(), batches: self.batches, eps: 1e-6 };
+                let norm = LayerNorm {
+                    x,
+                    scale,
+                    shift: &shift.as_view(),
+                    batches: self.batches,
+                    eps: 1e-6,
+                };
                 norm.run(gpu, &mut out)?;
             }
             None => {
                 let x = Matrix { values: x, width };
-                RmsNorm { x, weight: scale, eps: 1e-6 }.run(gpu, &mut out)?;
+                RmsNorm {
+                    x,
+                    weight: scale,
+                    eps: 1e-6,
+                }
+                .run(gpu, &mut out)?;
             }
         }
-        let mut got = Got { word: down(stream, &word.as_view())[0], ..Got::default() };
+        let mut got = Got {
+            word: down(stream, &word.as_view())[0],
+            ..Got::default()
+        };
         if wanted.bf16 {
             got.bf16 = down(stream, &bf16s.as_view());
         }
@@ -129,11 +160,18 @@ impl Case {
 
     /// Each number in f64, and how far an f32 result may be from it.
     fn exact(&self) -> Vec<(f64, f64)> {
-        let Batches { width, sequence, stride } = self.batches;
+        let Batches {
+            width,
+            sequence,
+            stride,
+        } = self.batches;
         let mut out = Vec::new();
         for (row, x) in self.x.chunks(width).enumerate() {
             let x: Vec<f64> = x.iter().map(|x| x.to_f64()).collect();
-            let mean = self.shift.as_ref().map_or(0.0, |_| x.iter().sum::<f64>() / width as f64);
+            let mean = self
+                .shift
+                .as_ref()
+                .map_or(0.0, |_| x.iter().sum::<f64>() / width as f64);
             let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
             let deviation = (variance + 1e-6).sqrt();
             for (column, x) in x.iter().enumerate() {
@@ -158,7 +196,10 @@ impl Case {
         for (i, (got, (y, bound))) in got.bf16.iter().zip(&exact).enumerate() {
             let error = (got.to_f64() - y).abs();
             let bound = bound + y.abs() * 2f64.powi(-9);
-            assert!(error <= bound, "bf16 {i}: {got}, exactly {y}, error {error} above {bound}");
+            assert!(
+                error <= bound,
+                "bf16 {i}: {got}, exactly {y}, error {error} above {bound}"
+            );
         }
         let between = |code: f64, low: f64, high: f64| low <= code && code <= high;
         let e4m3 = |x: f64| signed(rows::nearest(&e4m3_values, x as f32), 0x80, &e4m3_values);
@@ -168,30 +209,46 @@ impl Case {
             let bound = bound + y.abs() * 2f64.powi(-23);
             let (low, high) = (e4m3((y - bound) * by), e4m3((y + bound) * by));
             let code = signed(*got, 0x80, &e4m3_values);
-            assert!(between(code, low, high), "E4M3 {i}: {code}, not in {low}..={high}");
+            assert!(
+                between(code, low, high),
+                "E4M3 {i}: {code}, not in {low}..={high}"
+            );
         }
         if got.codes.is_empty() {
             return;
         }
-        let scales = layout::rows_from_lane_order(&got.scales, self.x.len() / width, width).unwrap();
+        let scales =
+            layout::rows_from_lane_order(&got.scales, self.x.len() / width, width).unwrap();
         let padding = layout::lane_order_from_rows(&scales, self.x.len() / width, width).unwrap();
         same("padding of the scales", &got.scales, &padding);
         let e2m1 = |x: f64| signed(rows::nearest(&e2m1_values, x as f32), 8, &e2m1_values);
         for (block, exact) in exact.chunks(16).enumerate() {
             let scale = |by: f64| {
-                let most = exact.iter().fold(0f64, |most, (y, bound)| most.max(y.abs() + by * bound));
+                let most = exact
+                    .iter()
+                    .fold(0f64, |most, (y, bound)| most.max(y.abs() + by * bound));
                 e4m3((most / 6.0 / f64::from(NVFP4_SCALE) * (1.0 + by * 2f64.powi(-22))).min(448.0))
             };
             let got_scale = e4m3_values[usize::from(scales[block])];
             let (low, high) = (scale(-1.0), scale(1.0));
-            assert!(between(got_scale, low, high), "scale of block {block}: {got_scale}, not in {low}..={high}");
+            assert!(
+                between(got_scale, low, high),
+                "scale of block {block}: {got_scale}, not in {low}..={high}"
+            );
             let total = f64::from(NVFP4_SCALE * got_scale as f32);
             for (i, (y, bound)) in exact.iter().enumerate() {
                 let byte = got.codes[block * 8 + i / 2];
-                let code = signed(if i % 2 == 0 { byte >> 4 } else { byte & 15 }, 8, &e2m1_values);
+                let code = signed(
+                    if i % 2 == 0 { byte >> 4 } else { byte & 15 },
+                    8,
+                    &e2m1_values,
+                );
                 let bound = bound + y.abs() * 2f64.powi(-23);
                 let (low, high) = (e2m1((y - bound) / total), e2m1((y + bound) / total));
-                assert!(between(code, low, high), "block {block}, {i}: {code}, not in {low}..={high}");
+                assert!(
+                    between(code, low, high),
+                    "block {block}, {i}: {code}, not in {low}..={high}"
+                );
             }
         }
     }
@@ -205,9 +262,17 @@ fn signed(code: u8, sign: u8, values: &[f64]) -> f64 {
 #[test]
 fn layer_norms_are_within_the_bound() {
     let mut random = Random(4);
-    for shape in [(1, 1, 64), (2, 3, 192), (1, 20, 320), (2, 2, 3072), (1, 1, 12_288), (1, 1, 16_384), (1, 77, 64)] {
+    for shape in [
+        (1, 1, 64),
+        (2, 3, 192),
+        (1, 20, 320),
+        (2, 2, 3072),
+        (1, 1, 12_288),
+        (1, 1, 16_384),
+        (1, 77, 64),
+    ] {
         let case = Case::layer_norm(&mut random, shape);
-        let got = case.run(&gpu(12, 0), ALL).unwrap();
+        let got = case.run(&gpu("rtx5090"), ALL).unwrap();
         assert_eq!(got.word, 0);
         case.check(&got);
     }
@@ -218,7 +283,7 @@ fn rms_norms_are_within_the_bound() {
     let mut random = Random(5);
     for (rows, width) in [(1, 64), (20, 192), (2, 3584), (1, 16_384)] {
         let case = Case::rms_norm(&mut random, rows, width);
-        let got = case.run(&gpu(12, 0), ALL).unwrap();
+        let got = case.run(&gpu("rtx5090"), ALL).unwrap();
         assert_eq!(got.word, 0);
         case.check(&got);
     }
@@ -228,25 +293,64 @@ fn rms_norms_are_within_the_bound() {
 #[test]
 fn outputs_do_not_depend_on_each_other() {
     let case = Case::layer_norm(&mut Random(6), (2, 5, 192));
-    let none = Wanted { bf16: false, e4m3: false, nvfp4: false };
-    let all = case.run(&gpu(12, 0), ALL).unwrap();
-    let bf16 = case.run(&gpu(12, 0), Wanted { bf16: true, ..none }).unwrap();
-    let e4m3 = case.run(&gpu(12, 0), Wanted { e4m3: true, ..none }).unwrap();
-    let nvfp4 = case.run(&gpu(12, 0), Wanted { nvfp4: true, ..none }).unwrap();
+    let none = Wanted {
+        bf16: false,
+        e4m3: false,
+        nvfp4: false,
+    };
+    let all = case.run(&gpu("rtx5090"), ALL).unwrap();
+    let bf16 = case
+        .run(&gpu("rtx5090"), Wanted { bf16: true, ..none })
+        .unwrap();
+    let e4m3 = case
+        .run(&gpu("rtx5090"), Wanted { e4m3: true, ..none })
+        .unwrap();
+    let nvfp4 = case
+        .run(
+            &gpu("rtx5090"),
+            Wanted {
+                nvfp4: true,
+                ..none
+            },
+        )
+        .unwrap();
     same("bf16", &bf16.bf16, &all.bf16);
     same("E4M3", &e4m3.e4m3, &all.e4m3);
     same("NVFP4", &nvfp4.codes, &all.codes);
     same("block scales", &nvfp4.scales, &all.scales);
 
-    let ada = case.run(&gpu(8, 9), Wanted { nvfp4: false, ..ALL }).unwrap();
+    let ada = case
+        .run(
+            &gpu("rtx4090"),
+            Wanted {
+                nvfp4: false,
+                ..ALL
+            },
+        )
+        .unwrap();
     same("bf16 of sm_89", &ada.bf16, &all.bf16);
     same("E4M3 of sm_89", &ada.e4m3, &all.e4m3);
-    let ampere = case.run(&gpu(8, 0), Wanted { bf16: true, ..none }).unwrap();
+    let ampere = case
+        .run(&gpu("a100"), Wanted { bf16: true, ..none })
+        .unwrap();
     same("bf16 of sm_80", &ampere.bf16, &all.bf16);
-    let told = case.run(&gpu(8, 9), ALL).unwrap_err().to_string();
+    let told = case.run(&gpu("rtx4090"), ALL).unwrap_err().to_string();
     assert!(told.contains("NVFP4 codes are not made on sm_89"), "{told}");
-    let told = case.run(&gpu(8, 0), Wanted { e4m3: true, ..none }).unwrap_err().to_string();
+    let told = case
+        .run(&gpu("a100"), Wanted { e4m3: true, ..none })
+        .unwrap_err()
+        .to_string();
     assert!(told.contains("E4M3 codes are not made on sm_80"), "{told}");
+}
+
+#[test]
+fn every_run_has_the_same_bits() {
+    let case = Case::layer_norm(&mut Random(10), (2, 5, 1088));
+    let first = case.run(&gpu("rtx5090"), ALL).unwrap();
+    for seed in 1..4 {
+        let again = case.run(&gpu_with_seed("rtx5090", seed), ALL).unwrap();
+        assert!(again == first, "seed {seed}");
+    }
 }
 
 /// A row without variance gives the shift: eps keeps the quotient finite.
@@ -254,7 +358,7 @@ fn outputs_do_not_depend_on_each_other() {
 fn a_constant_row_becomes_the_shift() {
     let mut case = Case::layer_norm(&mut Random(7), (1, 2, 128));
     case.x.fill(bf16::from_f32(-3.25));
-    let got = case.run(&gpu(12, 0), ALL).unwrap();
+    let got = case.run(&gpu("rtx5090"), ALL).unwrap();
     let shift = &case.shift.as_ref().unwrap()[..128];
     same("shift", &got.bf16[..128], shift);
     same("shift", &got.bf16[128..], shift);
@@ -263,18 +367,39 @@ fn a_constant_row_becomes_the_shift() {
 
 #[test]
 fn what_is_not_finite_is_reported_where_codes_are_made() {
-    let gpu = gpu(12, 0);
+    let gpu = gpu("rtx5090");
     let mut case = Case::layer_norm(&mut Random(8), (1, 3, 64));
     case.x[100] = bf16::INFINITY;
-    let none = Wanted { bf16: false, e4m3: false, nvfp4: false };
-    assert_eq!(case.run(&gpu, Wanted { e4m3: true, ..none }).unwrap().word, 1);
-    assert_eq!(case.run(&gpu, Wanted { nvfp4: true, ..none }).unwrap().word, 1);
-    assert_eq!(case.run(&gpu, Wanted { bf16: true, ..none }).unwrap().word, 0);
+    let none = Wanted {
+        bf16: false,
+        e4m3: false,
+        nvfp4: false,
+    };
+    assert_eq!(
+        case.run(&gpu, Wanted { e4m3: true, ..none }).unwrap().word,
+        1
+    );
+    assert_eq!(
+        case.run(
+            &gpu,
+            Wanted {
+                nvfp4: true,
+                ..none
+            }
+        )
+        .unwrap()
+        .word,
+        1
+    );
+    assert_eq!(
+        case.run(&gpu, Wanted { bf16: true, ..none }).unwrap().word,
+        0
+    );
 }
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let gpu = gpu(12, 0);
+    let gpu = gpu("rtx5090");
     let told = |case: &Case| case.run(&gpu, ALL).unwrap_err().to_string();
     let mut random = Random(9);
     let case = Case::layer_norm(&mut random, (1, 1, 96));

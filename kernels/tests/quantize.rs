@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
 mod rows;
 
 use half::bf16;
@@ -12,8 +11,7 @@ use qwen_nvfp4_kernels::quantize_e4m3::quantize_e4m3;
 use qwen_nvfp4_kernels::quantize_nvfp4::quantize_nvfp4;
 use qwen_nvfp4_kernels::{Gpu, KernelError, layout};
 
-use common::gpu;
-use rows::{Random, down, same, up, zeros};
+use rows::{Random, down, gpu, same, up, zeros};
 
 /// Codes, scales in lane order, and the word of what is not finite.
 type Nvfp4 = (Vec<u8>, Vec<u8>, u32);
@@ -32,7 +30,12 @@ fn run_nvfp4(gpu: &Gpu, x: &[bf16], k: usize, scale: f32) -> Result<Nvfp4, Kerne
         scales: scales.as_view_mut(),
     };
     let values = &x.as_view();
-    quantize_nvfp4(gpu, Matrix { values, width: k }, &mut out, &mut word.as_view_mut())?;
+    quantize_nvfp4(
+        gpu,
+        Matrix { values, width: k },
+        &mut out,
+        &mut word.as_view_mut(),
+    )?;
     Ok((
         down(stream, &codes.as_view()),
         down(stream, &scales.as_view()),
@@ -50,7 +53,12 @@ fn run_e4m3(gpu: &Gpu, x: &[bf16], k: usize, scale: f32) -> Result<(Vec<u8>, u32
         codes: codes.as_view_mut(),
     };
     let values = &x.as_view();
-    quantize_e4m3(gpu, Matrix { values, width: k }, &mut out, &mut word.as_view_mut())?;
+    quantize_e4m3(
+        gpu,
+        Matrix { values, width: k },
+        &mut out,
+        &mut word.as_view_mut(),
+    )?;
     Ok((
         down(stream, &codes.as_view()),
         down(stream, &word.as_view())[0],
@@ -71,16 +79,15 @@ fn bytes_are_those_of_comfy_kitchen() {
         .chunks(2)
         .map(|pair| bf16::from_le_bytes([pair[0], pair[1]]))
         .collect();
-    let (blackwell, ada) = (gpu(12, 0), gpu(8, 9));
     for scale in [0.003, 2f32.powi(-10)] {
         let e4m3 = take(rows * k);
-        for gpu in [&blackwell, &ada] {
-            let (codes, word) = run_e4m3(gpu, &x, k, scale).unwrap();
+        for card in ["rtx4090", "rtx5090"] {
+            let (codes, word) = run_e4m3(&gpu(card), &x, k, scale).unwrap();
             same("E4M3 codes", &codes, e4m3);
             assert_eq!(word, 0);
         }
         let (codes, scales) = (take(rows * k / 2), take(128 * 12));
-        let got = run_nvfp4(&blackwell, &x, k, scale).unwrap();
+        let got = run_nvfp4(&gpu("rtx5090"), &x, k, scale).unwrap();
         same("NVFP4 codes", &got.0, codes);
         let expected = layout::lane_order_from_swizzled(scales, rows, k).unwrap();
         same("block scales", &got.1, &expected);
@@ -98,8 +105,13 @@ fn every_number_is_quantized_as_defined() {
     assert_eq!(finite.len(), 65_280);
     let mixed = |i: usize| finite[i * 7919 % finite.len()];
     let mixed: Vec<bf16> = (0..finite.len()).map(mixed).collect();
-    let gpu = gpu(12, 0);
-    for (x, scale) in [(&finite, 0.003), (&finite, 1e-30), (&finite, 3e30), (&mixed, 2f32.powi(-10))] {
+    let gpu = gpu("rtx5090");
+    for (x, scale) in [
+        (&finite, 0.003),
+        (&finite, 1e-30),
+        (&finite, 3e30),
+        (&mixed, 2f32.powi(-10)),
+    ] {
         let (codes, word) = run_e4m3(&gpu, x, 256, scale).unwrap();
         same("E4M3", &codes, &rows::e4m3(x, scale));
         assert_eq!(word, 0);
@@ -113,9 +125,18 @@ fn every_number_is_quantized_as_defined() {
 
 #[test]
 fn odd_shapes() {
-    let gpu = gpu(12, 0);
+    let gpu = gpu("rtx5090");
     let mut random = Random(1);
-    for (m, k) in [(1, 16), (1, 3072), (20, 48), (77, 80), (77, 192), (200, 64), (63, 272), (4224, 32)] {
+    for (m, k) in [
+        (1, 16),
+        (1, 3072),
+        (20, 48),
+        (77, 80),
+        (77, 192),
+        (200, 64),
+        (63, 272),
+        (4224, 32),
+    ] {
         let x = random.bf16s(m * k, 3.0);
         let got = run_nvfp4(&gpu, &x, k, 0.01).unwrap();
         let (codes, scales) = rows::nvfp4_lanes(&x, k, 0.01);
@@ -131,7 +152,7 @@ fn odd_shapes() {
 /// Whichever number it is; and the other blocks are right all the same.
 #[test]
 fn what_is_not_finite_is_reported() {
-    let gpu = gpu(12, 0);
+    let gpu = gpu("rtx5090");
     let (m, k) = (3, 272);
     let fine = Random(2).bf16s(m * k, 1.0);
     let (codes, _) = rows::nvfp4_lanes(&fine, k, 0.01);
@@ -143,7 +164,10 @@ fn what_is_not_finite_is_reported() {
             let got = run_nvfp4(&gpu, &x, k, 0.01).unwrap();
             assert_eq!(got.2, 1, "{bad} at {at}");
             for (block, (got, expected)) in got.0.chunks(8).zip(codes.chunks(8)).enumerate() {
-                assert!(block == at / 16 || got == expected, "block {block} beside {at}");
+                assert!(
+                    block == at / 16 || got == expected,
+                    "block {block} beside {at}"
+                );
             }
         }
     }
@@ -153,14 +177,24 @@ fn what_is_not_finite_is_reported() {
 fn dynamic_scales_are_those_of_the_largest_magnitude() {
     let tiny = bf16::from_bits(1);
     let mut random = Random(3);
-    let mut cases: Vec<Vec<bf16>> = vec![vec![], vec![bf16::ZERO; 8], vec![tiny; 8], vec![bf16::MAX; 16]];
-    for (len, at) in [(8, 7), (4096, 0), (77 * 192, 77 * 192 - 1), (300_000, 171_717)] {
+    let mut cases: Vec<Vec<bf16>> = vec![
+        vec![],
+        vec![bf16::ZERO; 8],
+        vec![tiny; 8],
+        vec![bf16::MAX; 16],
+    ];
+    for (len, at) in [
+        (8, 7),
+        (4096, 0),
+        (77 * 192, 77 * 192 - 1),
+        (300_000, 171_717),
+    ] {
         let mut x = random.bf16s(len, 1.0);
         x[at] = bf16::from_f32(-123.5);
         cases.push(x);
     }
-    for (major, minor) in [(12, 0), (8, 9)] {
-        let gpu = gpu(major, minor);
+    for card in ["rtx5090", "rtx4090"] {
+        let gpu = gpu(card);
         let stream = gpu.stream();
         for x in &cases {
             let amax = x.iter().fold(0f32, |most, x| most.max(x.to_f32().abs()));
@@ -168,12 +202,18 @@ fn dynamic_scales_are_those_of_the_largest_magnitude() {
             let e4m3 = amax / 448.0;
             for (format, expected) in [
                 (Format::Nvfp4, if nvfp4 == 0.0 { 1.0 } else { nvfp4 }),
-                (Format::E4m3, if (1.0 / e4m3).is_finite() { e4m3 } else { 1.0 }),
+                (
+                    Format::E4m3,
+                    if (1.0 / e4m3).is_finite() { e4m3 } else { 1.0 },
+                ),
             ] {
                 let values = up(stream, x);
                 let mut scale = zeros::<f32>(stream, 1);
                 let mut scratch = up(stream, &vec![u32::MAX; SCRATCH]);
-                let x = Matrix { values: &values.as_view(), width: 8 };
+                let x = Matrix {
+                    values: &values.as_view(),
+                    width: 8,
+                };
                 let (scale_view, scratch) = (&mut scale.as_view_mut(), &mut scratch.as_view_mut());
                 dynamic_scale(&gpu, x, format, scale_view, scratch).unwrap();
                 let got = down(stream, &scale.as_view())[0];
@@ -185,23 +225,35 @@ fn dynamic_scales_are_those_of_the_largest_magnitude() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let blackwell = gpu(12, 0);
     let told = |result: Result<Nvfp4, KernelError>| result.unwrap_err().to_string();
     let x = vec![bf16::ONE; 48];
-    assert!(told(run_nvfp4(&blackwell, &x, 24, 1.0)).contains("multiple of 16"));
-    assert!(told(run_nvfp4(&blackwell, &x, 32, 1.0)).contains("48 numbers in rows of 32"));
-    assert!(told(run_nvfp4(&gpu(8, 9), &x, 48, 1.0)).contains("not built for sm_89"));
-    let ampere = run_e4m3(&gpu(8, 0), &x, 48, 1.0).unwrap_err().to_string();
+    assert!(told(run_nvfp4(&gpu("rtx5090"), &x, 24, 1.0)).contains("multiple of 16"));
+    assert!(told(run_nvfp4(&gpu("rtx5090"), &x, 32, 1.0)).contains("48 numbers in rows of 32"));
+    assert!(told(run_nvfp4(&gpu("rtx4090"), &x, 48, 1.0)).contains("not built for sm_89"));
+    let ampere = run_e4m3(&gpu("a100"), &x, 48, 1.0).unwrap_err().to_string();
     assert!(ampere.contains("not built for sm_80"), "{ampere}");
 
-    let stream = blackwell.stream();
+    let gpu = gpu("rtx5090");
+    let stream = gpu.stream();
     let (values, scale) = (up(stream, &x), up(stream, &[1f32]));
     let (mut codes, mut word) = (zeros::<u8>(stream, 48), zeros::<u32>(stream, 1));
-    let mut out = E4m3Out { scale: &scale.as_view(), codes: codes.as_view_mut() };
-    let x = Matrix { values: &values.slice(8..40), width: 32 };
-    let error = quantize_e4m3(&blackwell, x, &mut out, &mut word.as_view_mut()).unwrap_err();
-    assert!(error.to_string().contains("48 E4M3 codes, expected 32"), "{error}");
-    let x = Matrix { values: &values.slice(4..36), width: 32 };
-    let error = quantize_e4m3(&blackwell, x, &mut out, &mut word.as_view_mut()).unwrap_err();
+    let mut out = E4m3Out {
+        scale: &scale.as_view(),
+        codes: codes.as_view_mut(),
+    };
+    let x = Matrix {
+        values: &values.slice(8..40),
+        width: 32,
+    };
+    let error = quantize_e4m3(&gpu, x, &mut out, &mut word.as_view_mut()).unwrap_err();
+    assert!(
+        error.to_string().contains("48 E4M3 codes, expected 32"),
+        "{error}"
+    );
+    let x = Matrix {
+        values: &values.slice(4..36),
+        width: 32,
+    };
+    let error = quantize_e4m3(&gpu, x, &mut out, &mut word.as_view_mut()).unwrap_err();
     assert!(error.to_string().contains("no multiple of 16"), "{error}");
 }

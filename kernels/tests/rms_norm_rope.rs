@@ -4,15 +4,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
 mod rows;
 
 use half::bf16;
 use qwen_nvfp4_kernels::rms_norm_rope::{HeadNorm, Strides};
 use qwen_nvfp4_kernels::{Gpu, KernelError};
 
-use common::gpu;
-use rows::{Random, down, same, up};
+use rows::{Random, down, gpu, same, up};
 
 /// What is turned, on the host; the buffer is `[batch, sequence, groups, heads, head_dim]`.
 struct Case {
@@ -28,9 +26,15 @@ struct Case {
 }
 
 impl Case {
-    fn new(seed: u64, [head_dim, heads, groups]: [usize; 3], [batch, sequence]: [usize; 2]) -> Self {
+    fn new(
+        seed: u64,
+        [head_dim, heads, groups]: [usize; 3],
+        [batch, sequence]: [usize; 2],
+    ) -> Self {
         let mut random = Random(seed);
-        let angles: Vec<f64> = (0..sequence * head_dim / 2).map(|_| random.uniform() * 40.0).collect();
+        let angles: Vec<f64> = (0..sequence * head_dim / 2)
+            .map(|_| random.uniform() * 40.0)
+            .collect();
         Self {
             x: random.bf16s(batch * sequence * groups * heads * head_dim, 2.0),
             weights: random.bf16s(2 * head_dim, 1.0),
@@ -50,7 +54,10 @@ impl Case {
 
     /// Strides of rows without gaps.
     fn dense(&self) -> Strides {
-        Strides { row: self.width(), batch: self.sequence * self.width() }
+        Strides {
+            row: self.width(),
+            batch: self.sequence * self.width(),
+        }
     }
 
     /// From `x` (or in place, where `x` is the buffer) into `buffer` from `start` on.
@@ -105,7 +112,10 @@ impl Case {
                     let got = got[2 * pair + i].to_f64();
                     let bound = a.hypot(b) * 2f64.powi(-19) + exact.abs() * 2f64.powi(-9);
                     let error = (got - exact).abs();
-                    assert!(error <= bound, "head {h}, pair {pair}: {got}, exactly {exact}");
+                    assert!(
+                        error <= bound,
+                        "head {h}, pair {pair}: {got}, exactly {exact}"
+                    );
                 }
             }
         }
@@ -127,7 +137,8 @@ fn a_fused_projection_is_turned_in_place() {
     .enumerate()
     {
         let case = Case::new(i as u64, shape, rows);
-        for gpu in [gpu(12, 0), gpu(8, 0)] {
+        for card in ["rtx5090", "a100"] {
+            let gpu = gpu(card);
             let got = case.run(&gpu, &case.x, (0, case.dense()), true).unwrap();
             for (row, got) in got.chunks(case.width()).enumerate() {
                 case.check_row((row / case.sequence, row % case.sequence), got);
@@ -139,10 +150,16 @@ fn a_fused_projection_is_turned_in_place() {
 /// Text and image go to their places of a joint sequence, and nothing else is touched.
 #[test]
 fn streams_go_to_their_places_in_the_joint_sequence() {
-    let gpu = gpu(12, 0);
-    let (text, image) = (Case::new(7, [64, 2, 2], [2, 5]), Case::new(8, [64, 2, 2], [2, 11]));
+    let gpu = gpu("rtx5090");
+    let (text, image) = (
+        Case::new(7, [64, 2, 2], [2, 5]),
+        Case::new(8, [64, 2, 2], [2, 11]),
+    );
     let row = 3 * 128 + 8;
-    let to = Strides { row, batch: 16 * row };
+    let to = Strides {
+        row,
+        batch: 16 * row,
+    };
     let empty = vec![bf16::from_f32(-7.0); 2 * 16 * row];
     let joint = text.run(&gpu, &empty, (0, to), false).unwrap();
     let joint = image.run(&gpu, &joint, (5 * row, to), false).unwrap();
@@ -158,7 +175,7 @@ fn streams_go_to_their_places_in_the_joint_sequence() {
 
 #[test]
 fn results_do_not_depend_on_where_they_go() {
-    let gpu = gpu(12, 0);
+    let gpu = gpu("rtx5090");
     let case = Case::new(9, [128, 2, 2], [2, 9]);
     let in_place = case.run(&gpu, &case.x, (0, case.dense()), true).unwrap();
     let empty = vec![bf16::ZERO; case.x.len()];
@@ -168,15 +185,35 @@ fn results_do_not_depend_on_where_they_go() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let gpu = gpu(12, 0);
+    let gpu = gpu("rtx5090");
     let told = |case: &Case, to: Strides| {
-        case.run(&gpu, &case.x, (0, to), true).unwrap_err().to_string()
+        case.run(&gpu, &case.x, (0, to), true)
+            .unwrap_err()
+            .to_string()
     };
     let mut case = Case::new(10, [64, 2, 2], [2, 3]);
     let dense = case.dense();
-    assert!(told(&case, Strides { batch: dense.batch + 8, ..dense }).contains("the output"));
+    assert!(
+        told(
+            &case,
+            Strides {
+                batch: dense.batch + 8,
+                ..dense
+            }
+        )
+        .contains("the output")
+    );
     assert!(told(&case, Strides { row: 248, ..dense }).contains("strides 768 and 248"));
-    assert!(told(&case, Strides { batch: 248, ..dense }).contains("strides 248 and 256"));
+    assert!(
+        told(
+            &case,
+            Strides {
+                batch: 248,
+                ..dense
+            }
+        )
+        .contains("strides 248 and 256")
+    );
     case.cos.pop();
     assert!(told(&case, dense).contains("the cosines"));
     case.head_dim = 96;

@@ -2,11 +2,44 @@
 
 #![allow(dead_code)]
 
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::ops::Deref;
 use std::sync::Arc;
 
+use common::emulator;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, DeviceRepr, ValidAsZeroBits};
 use half::bf16;
-use qwen_nvfp4_kernels::layout;
+use qwen_nvfp4_kernels::{Gpu, layout};
+
+/// A card of the emulator. One at a time in a test: the card is a setting of the thread.
+pub struct Card {
+    gpu: Gpu,
+    _until_dropped: emulator::Settings,
+}
+
+impl Deref for Card {
+    type Target = Gpu;
+
+    fn deref(&self) -> &Gpu {
+        &self.gpu
+    }
+}
+
+pub fn gpu(card: &str) -> Card {
+    gpu_with_seed(card, 0)
+}
+
+/// The seed sets the order in which warps run.
+pub fn gpu_with_seed(card: &str, seed: u64) -> Card {
+    let context = emulator::context();
+    let settings = emulator::settings(&[("card", card), ("seed", &seed.to_string())]);
+    Card {
+        gpu: Gpu::of_context(context).unwrap(),
+        _until_dropped: settings,
+    }
+}
 
 /// Splitmix64: numbers that look random and are the same everywhere.
 pub struct Random(pub u64);
@@ -113,7 +146,9 @@ pub fn nvfp4(x: &[bf16], scale: f32) -> (Vec<u8>, Vec<u8>) {
     let (e4m3, e2m1) = (e4m3_values(), e2m1_values());
     let (mut codes, mut scales) = (Vec::new(), Vec::new());
     for block in x.chunks(16) {
-        let most = block.iter().fold(0f32, |most, x| most.max(x.to_f32().abs()));
+        let most = block
+            .iter()
+            .fold(0f32, |most, x| most.max(x.to_f32().abs()));
         let code = nearest(&e4m3, (most / 6.0 / scale).min(448.0));
         let total = scale * e4m3[usize::from(code)] as f32;
         scales.push(code);
@@ -121,7 +156,11 @@ pub fn nvfp4(x: &[bf16], scale: f32) -> (Vec<u8>, Vec<u8>) {
             0.0 => 0,
             _ => nearest(&e2m1, x.to_f32() / total),
         };
-        codes.extend(block.chunks(2).map(|pair| code(&pair[0]) << 4 | code(&pair[1])));
+        codes.extend(
+            block
+                .chunks(2)
+                .map(|pair| code(&pair[0]) << 4 | code(&pair[1])),
+        );
     }
     (codes, scales)
 }
