@@ -47,18 +47,22 @@ __device__ __forceinline__ float block_sum(float sum, float *of_warps) {
   return sum;
 }
 
-__device__ __forceinline__ void store(const Outputs &to, const Floats8 &v, unsigned row, unsigned column,
-                                      const Rows &of, unsigned &most) {
+// What the scales of `Outputs` hold, read before the first store: the compiler may not do that later.
+struct Scales {
+  float e4m3_reciprocal, fp4;
+};
+
+__device__ __forceinline__ void store(const Outputs &to, const Scales &by, const Floats8 &v, unsigned row,
+                                      unsigned column, const Rows &of) {
   const bool inside = row < of.rows && column < of.width;
   const size_t at = size_t(row) * of.width + column;
   if (inside && to.bf16) store8(to.bf16 + at, v);
 #if __CUDA_ARCH__ >= 890
-  if (inside && to.e4m3) to.e4m3[at / 8] = e4m3x8(v, 1.0f / *to.e4m3_scale);
-  if (to.e4m3 || to.fp4) most = max(most, magnitude(v));
+  if (inside && to.e4m3) to.e4m3[at / 8] = e4m3x8(v, by.e4m3_reciprocal);
 #endif
 #if __CUDA_ARCH__ >= 1200
   if (to.fp4) {
-    const HalfBlock half = nvfp4_half_block(v, *to.fp4_scale);
+    const HalfBlock half = nvfp4_half_block(v, by.fp4);
     if (inside) to.fp4[at / 8] = half.codes;
     const unsigned word = scale_word(inside ? half.scale : 0);
     if (threadIdx.x % 8 == 0 && column < (of.width + 127) / 128 * 128)
@@ -94,6 +98,7 @@ __device__ __forceinline__ void norm(const Rows &of, const Outputs &to) {
   const float variance = block_sum(squares, of_warps[1]) / float(of.width);
   const float inverse = 1.0f / sqrtf(variance + of.eps);
 
+  const Scales by = {to.e4m3 ? 1.0f / *to.e4m3_scale : 0, to.fp4 ? *to.fp4_scale : 0};
   const size_t batch = size_t(row / of.batch_rows) * of.stride;
   unsigned most = 0;
 #pragma unroll
@@ -111,7 +116,8 @@ __device__ __forceinline__ void norm(const Rows &of, const Outputs &to) {
         v.at[j] = kCentred ? fmaf(normed, 1.0f + scale.at[j], shift.at[j]) : normed * scale.at[j];
       }
     }
-    store(to, v, row, column, of, most);
+    store(to, by, v, row, column, of);
+    most = max(most, magnitude(v));
   }
   if (to.e4m3 || to.fp4) report_non_finite(to.not_finite, most);
 }
