@@ -147,6 +147,17 @@ fn odd_shapes() {
     }
 }
 
+/// A scale that is no number spoils codes, but not the padding behind the last row and column.
+#[test]
+fn padding_has_no_scales_whatever_the_scale() {
+    let (m, k) = (3, 272);
+    let x = Random(11).bf16s(m * k, 1.0);
+    let (_, scales, _) = run_nvfp4(&gpu("rtx5090"), &x, k, f32::NAN).unwrap();
+    let inside = layout::rows_from_lane_order(&scales, m, k).unwrap();
+    let expected = layout::lane_order_from_rows(&inside, m, k).unwrap();
+    same("block scales", &scales, &expected);
+}
+
 /// Whichever number it is; and the other blocks are right all the same.
 #[test]
 fn what_is_not_finite_is_reported() {
