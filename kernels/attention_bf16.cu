@@ -34,10 +34,11 @@ __device__ __forceinline__ void copy_tile(unsigned to, const __nv_bfloat16 *from
   from += size_t(row) * row_stride + chunk * 8;
 #pragma unroll
   for (unsigned i = 0; i < KEY_TILE / 8; ++i) {
-    copy16(to + i * 8 * ROW_BYTES, from, row + 8 * i < count);
+    // What lies behind a ragged end may be NaN, and 0 * NaN is not 0.
+    copy16(to + i * 8 * ROW_BYTES, from, row + 8 * i < count ? 16 : 0);
     from += size_t(8) * row_stride;
   }
-  copies_end_group();
+  commit_copies();
 }
 
 // A warp's state: its queries, and per row (g and g + 8) the largest score so far (times scale_log2), the sum of weights
@@ -124,8 +125,8 @@ __device__ __forceinline__ void attend(
   Tile tile = runs[0];
   copy_tile(values, at.q, shape.q_row, min(queries, QUERY_TILE));
   if (runs.tiles > 0) copy_tile(keys, at.k + size_t(tile.start) * shape.k_row, shape.k_row, tile.count);
-  else copies_end_group();
-  copies_wait<1>();
+  else commit_copies();
+  wait_copies<1>();
   __syncthreads();
 
   Rows rows;
@@ -143,14 +144,14 @@ __device__ __forceinline__ void attend(
   for (unsigned step = 0; step < runs.tiles; ++step) {
     const unsigned buffer = keys + step % 2 * TILE_BYTES;
     // K of this step is there; V, and K of the step before, have been read by all warps.
-    copies_wait<0>();
+    wait_copies<0>();
     __syncthreads();
     copy_tile(values, at.v + size_t(tile.start) * shape.v_row, shape.v_row, tile.count);
     const Tile next = runs[step + 1];
     if (step + 1 < runs.tiles)
       copy_tile(keys + (step + 1) % 2 * TILE_BYTES, at.k + size_t(next.start) * shape.k_row, shape.k_row, next.count);
     else
-      copies_end_group();
+      commit_copies();
 
     float scores[KEY_TILE / 8][4];
     score(scores, rows, buffer);
@@ -165,7 +166,7 @@ __device__ __forceinline__ void attend(
     unsigned weights[KEY_TILE / 16][4];
     weigh(weights, scores, rows, shape.scale_log2);
 
-    copies_wait<1>();
+    wait_copies<1>();
     __syncthreads();
     add_values(rows, weights, values);
     tile = next;

@@ -1,10 +1,10 @@
-// What the attention kernels share: which keys count, asynchronous copies, fragments, exponentials.
-//
-// Write g = lane / 4, t = lane % 4. An accumulator of m16n8 holds row g, columns 2t and 2t+1 in [0] and [1], and row g+8
-// in [2] and [3] (PTX ISA, "Matrix Fragments for mma.m16n8k16").
+// What the attention kernels share: which keys count, exponentials, the way out. Lanes are named as in mma.cuh.
 #pragma once
 #include <cuda_bf16.h>
 #include <math_constants.h>
+
+#include "cp_async.cuh"
+#include "mma.cuh"
 
 constexpr unsigned HEAD = 128;     // numbers of a head
 constexpr unsigned KEY_TILE = 64;  // keys of one step
@@ -31,32 +31,11 @@ struct KeyRuns {
   }
 };
 
-__device__ __forceinline__ unsigned shared_address(const void *p) { return unsigned(__cvta_generic_to_shared(p)); }
-
-// 16 bytes from global to shared memory, or zeros: what lies behind a ragged end may be NaN, and 0 * NaN is not 0.
-__device__ __forceinline__ void copy16(unsigned to, const void *from, bool inside) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)),
-               "r"(inside ? 16 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void copies_end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until at most `PENDING` of this thread's groups are under way.
-template <int PENDING>
-__device__ __forceinline__ void copies_wait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
-}
-
-__device__ __forceinline__ void load_matrices(unsigned (&to)[4], unsigned from) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(from)
-               : "memory");
-}
+// As load_matrices, each 8x8 matrix turned.
 __device__ __forceinline__ void load_matrices_transposed(unsigned (&to)[4], unsigned from) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(from)
-               : "memory");
+               : "r"(from));
 }
 
 // 2^x, 2^-inf = 0.
