@@ -55,12 +55,13 @@ __device__ __forceinline__ float row_sum(float x) {
   return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-// 1 / sum, and 0 of an empty sum: a row without keys gives zeros.
-__device__ __forceinline__ float reciprocal_or_zero(float sum) {
+__device__ __forceinline__ float reciprocal(float x) {
   float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(sum));
-  return sum == 0.0f ? 0.0f : y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
+// 0 of an empty sum: a row without keys gives zeros.
+__device__ __forceinline__ float reciprocal_or_zero(float sum) { return sum == 0.0f ? 0.0f : reciprocal(sum); }
 
 // Scores of keys from `limits[h]` on become -inf (`limits[h]` of row g + 8h). `key(tile, column)` is the key of a column.
 template <typename Key>
