@@ -72,12 +72,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_fp8_prepare_stat
   }
 }
 
-// Blocks: a key head (x), a batch row (y); a thread has a channel. `blocks` are those of `statistics` for one head.
+// Blocks: a key head (x), a batch row (z); a thread has a channel. `blocks` are those of `statistics` for one head.
 extern "C" __global__ void __launch_bounds__(HEAD) attention_fp8_prepare_scales(
     unsigned char *workspace, const unsigned *valid, const __grid_constant__ Fp8Shape shape, unsigned blocks) {
   __shared__ float warps[HEAD / 32];
-  const size_t head = size_t(blockIdx.y) * gridDim.x + blockIdx.x;
-  const unsigned channel = threadIdx.x, count = CountedKeys(shape, valid, blockIdx.y).count;
+  const size_t head = size_t(blockIdx.z) * gridDim.x + blockIdx.x;
+  const unsigned channel = threadIdx.x, count = CountedKeys(shape, valid, blockIdx.z).count;
   const float *partial = part<float>(workspace, shape.partial) + head * blocks * STATISTICS * HEAD + channel;
   float sum = 0, least = CUDART_INF_F, greatest = -CUDART_INF_F, largest_v = 0;
   for (unsigned first = 0; first < count; first += STATISTICS_ROWS, partial += STATISTICS * HEAD) {

@@ -1,6 +1,8 @@
 //! `softmax(q k^T * scale) v` for heads of 128, bf16 (`attention_bf16.cu`).
 
-use cudarc::driver::{CudaView, CudaViewMut, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg};
+use cudarc::driver::{
+    CudaView, CudaViewMut, DevicePtr, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg,
+};
 use half::bf16;
 
 use crate::device::{Family, Gpu, Source};
@@ -74,7 +76,7 @@ pub struct HeadRows<'a> {
 }
 
 impl HeadRows<'_> {
-    /// The address, if `shape` = `[batch, rows, heads]` lies in the data.
+    /// Refuses data that do not hold `shape` = `[batch, rows, heads]`, none of them 0.
     pub(crate) fn check(
         &self,
         gpu: &Gpu,
@@ -82,10 +84,17 @@ impl HeadRows<'_> {
         (what, shape): (&str, [usize; 3]),
     ) -> Result<(), KernelError> {
         let [batch, rows, heads] = shape;
-        let end = (batch - 1) * self.batch + (rows - 1) * self.row + heads * HEAD;
+        let last = (batch - 1).saturating_mul(self.batch);
+        let end = last
+            .saturating_add((rows - 1).saturating_mul(self.row))
+            .saturating_add(heads * HEAD);
         let address = self.data.device_ptr(gpu.stream()).0;
         let fits = end <= self.data.len() && self.row >= heads * HEAD;
-        if fits && self.row % 8 == 0 && self.batch % 8 == 0 && address % 16 == 0 {
+        if fits
+            && self.row.is_multiple_of(8)
+            && self.batch.is_multiple_of(8)
+            && address.is_multiple_of(16)
+        {
             return Ok(());
         }
         Err(KernelError::shape(
@@ -126,6 +135,24 @@ impl Attention<'_> {
         }
     }
 
+    /// Row strides of q, k and v as kernels take them; a single row has none.
+    pub(crate) fn row_strides(
+        &self,
+        kernel: &'static str,
+        of: &Operands<'_>,
+    ) -> Result<[u32; 3], KernelError> {
+        let mut strides = [0; 3];
+        let rows = [(of.q, self.queries), (of.k, self.keys), (of.v, self.keys)];
+        for (stride, (heads, rows)) in strides.iter_mut().zip(rows) {
+            if rows > 1 {
+                *stride = u32::try_from(heads.row).map_err(|_| {
+                    KernelError::shape(kernel, format!("a row stride of {}", heads.row))
+                })?;
+            }
+        }
+        Ok(strides)
+    }
+
     /// Refuses what does not fit; `Ok(false)` if there is nothing to do.
     pub(crate) fn check(
         &self,
@@ -136,7 +163,7 @@ impl Attention<'_> {
     ) -> Result<bool, KernelError> {
         let [batch, queries, keys] = [self.batch, self.queries, self.keys];
         let refuse = |message: String| Err(KernelError::shape(kernel, message));
-        if self.heads == 0 || self.kv_heads == 0 || self.heads % self.kv_heads != 0 {
+        if self.heads == 0 || self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
             return refuse(format!(
                 "{} query heads cannot share {} key heads",
                 self.heads, self.kv_heads
@@ -154,7 +181,7 @@ impl Attention<'_> {
                 self.heads
             ));
         }
-        if out != batch * queries * self.heads * HEAD {
+        if out != (batch * self.heads * HEAD).saturating_mul(queries) {
             return refuse(format!(
                 "an output of {out} numbers for {batch} x {queries} rows of {} heads of 128",
                 self.heads
@@ -204,11 +231,7 @@ impl Attention<'_> {
             keys: self.keys as u32,
             padded: self.padded() as u32,
             group: (self.heads / self.kv_heads) as u32,
-            rows: [
-                row(q, self.queries)?,
-                row(k, self.keys)?,
-                row(v, self.keys)?,
-            ],
+            rows: self.row_strides(SOURCE.name, operands)?,
             scale_log2: self.scale_log2(),
             batches: [q.batch as u64, k.batch as u64, v.batch as u64],
         };
@@ -219,10 +242,7 @@ impl Attention<'_> {
         let function = gpu.function(&SOURCE, name)?;
         let mut launch = gpu.stream().launch_builder(&function);
         launch.arg(out).arg(q.data).arg(k.data).arg(v.data);
-        match &self.sees {
-            Keys::PaddedPrefix { valid, .. } => launch.arg(*valid),
-            Keys::All | Keys::Causal => launch.arg(&0u64),
-        };
+        push_valid(&mut launch, &self.sees);
         launch.arg(&shape);
         // SAFETY: the arguments are those of the kernel's signature, and `check` compared strides and lengths.
         unsafe {
@@ -241,13 +261,12 @@ impl Attention<'_> {
     }
 }
 
-/// The row stride as the kernel takes it; a single row has none.
-fn row(of: &HeadRows<'_>, rows: usize) -> Result<u32, KernelError> {
-    if rows <= 1 {
-        return Ok(0);
-    }
-    u32::try_from(of.row)
-        .map_err(|_| KernelError::shape(SOURCE.name, format!("a row stride of {}", of.row)))
+/// The argument `valid`, null if there is none.
+pub(crate) fn push_valid<'a>(launch: &mut LaunchArgs<'a>, sees: &'a Keys<'a>) {
+    match sees {
+        Keys::PaddedPrefix { valid, .. } => launch.arg(*valid),
+        Keys::All | Keys::Causal => launch.arg(&0u64),
+    };
 }
 
 /// `AttentionShape` of `attention_bf16.cu`.
