@@ -6,6 +6,8 @@
 //! Numbers: activations are bf16, row-major, the last dimension contiguous. Sums are in f32.
 
 pub mod amax;
+pub mod attention;
+pub mod attention_fp8;
 pub mod device;
 pub mod error;
 pub mod gate_residual;
