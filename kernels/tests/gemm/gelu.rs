@@ -1,12 +1,8 @@
 //! The products whose epilogue is GELU and the consumer's format.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-mod gemm_case;
-
-use gemm_case::numbers::{E2M1, Noise, e4m3, gelu, to_e2m1, to_e4m3, to_nvfp4};
-use gemm_case::run::{Encoded, How, gelu_of};
-use gemm_case::{Case, Matrix};
+use crate::case::{Case, Matrix};
+use crate::numbers::{E2M1, Noise, e4m3, gelu, to_e2m1, to_e4m3, to_nvfp4};
+use crate::run::{Encoded, How, gelu_of};
 use qwen_nvfp4_kernels::gemm::{Format, Shape, Tile};
 
 const RUNS: [(Format, usize, How); 6] = [
@@ -30,13 +26,17 @@ fn wanted(case: &Case) -> Vec<(f64, f64)> {
 
 fn nvfp4_code(encoded: &Encoded, i: usize) -> u8 {
     let byte = encoded.codes[i / 2];
-    if i % 2 == 0 { byte >> 4 } else { byte & 15 }
+    if i.is_multiple_of(2) {
+        byte >> 4
+    } else {
+        byte & 15
+    }
 }
 
 /// Each code is one that some number within the error has.
 #[test]
 fn e4m3_of_random_products() {
-    let gpu = common::gpu("rtx5090");
+    let gpu = crate::common::gpu("rtx5090");
     for (format, m, how) in RUNS {
         let case = Case::random(format, Shape { m, n: 144, k: 320 }, 61);
         let scale = 0.037f32;
@@ -55,7 +55,7 @@ fn e4m3_of_random_products() {
 
 #[test]
 fn nvfp4_of_random_products() {
-    let gpu = common::gpu("rtx5090");
+    let gpu = crate::common::gpu("rtx5090");
     for (format, m, how) in RUNS {
         let case = Case::random(format, Shape { m, n: 192, k: 320 }, 71);
         let scale_2 = 0.0021f32;
@@ -92,7 +92,7 @@ fn nvfp4_of_random_products() {
 /// of all 24 bits: the product is 0 and the bias is everything.
 #[test]
 fn bytes_of_known_numbers() {
-    let gpu = common::gpu("rtx5090");
+    let gpu = crate::common::gpu("rtx5090");
     let (m, n, k) = (20, 1024, 64);
     let mut noise = Noise(81);
     let bias: Vec<f32> = (0..n)
@@ -108,18 +108,30 @@ fn bytes_of_known_numbers() {
         matrix.codes.fill(0);
         matrix
     };
-    let case = Case { a: zero(m), b: Matrix::random(Format::Nvfp4, n, k, 2), bias: Some(bias.clone()) };
-    let held: Vec<f32> = bias.iter().map(|x| if *x < 0.0 { -0.0 } else { *x }).collect();
+    let case = Case {
+        a: zero(m),
+        b: Matrix::random(Format::Nvfp4, n, k, 2),
+        bias: Some(bias.clone()),
+    };
+    let held: Vec<f32> = bias
+        .iter()
+        .map(|x| if *x < 0.0 { -0.0 } else { *x })
+        .collect();
     for scale in [0.0107f32, 0.9, 2.75, 300.0, 1e-4] {
         for how in [(Tile::Rows128, 1), (Tile::Rows32, 1)] {
             let got = gelu_of(&gpu, &case, how, (Format::Fp8, scale)).unwrap();
             let reciprocal = 1.0 / scale;
-            let row: Vec<u8> =
-                held.iter().map(|x| to_e4m3(f64::from(x * reciprocal))).collect();
+            let row: Vec<u8> = held
+                .iter()
+                .map(|x| to_e4m3(f64::from(x * reciprocal)))
+                .collect();
             assert_eq!(got.codes, row.repeat(m), "E4M3 under {scale}");
 
             let got = gelu_of(&gpu, &case, how, (Format::Nvfp4, scale)).unwrap();
-            let blocks: Vec<_> = held.chunks(16).map(|block| to_nvfp4(block, scale)).collect();
+            let blocks: Vec<_> = held
+                .chunks(16)
+                .map(|block| to_nvfp4(block, scale))
+                .collect();
             let scales: Vec<u8> = blocks.iter().map(|(scale, _)| *scale).collect();
             assert_eq!(got.scales, scales.repeat(m), "block scales under {scale}");
             let codes: Vec<u8> = blocks
@@ -134,13 +146,16 @@ fn bytes_of_known_numbers() {
 /// A number that is not finite is reported, and only then.
 #[test]
 fn what_is_not_finite_is_reported() {
-    let gpu = common::gpu("rtx5090");
+    let gpu = crate::common::gpu("rtx5090");
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for to in [Format::Fp8, Format::Nvfp4] {
             for how in [(Tile::Rows128, 1), (Tile::Rows32, 1)] {
                 let mut case = Case::random(Format::Fp8, Shape { m: 3, n: 64, k: 64 }, 91);
                 case.bias = Some((0..64).map(|i| if i == 37 { bad } else { 0.5 }).collect());
-                assert!(gelu_of(&gpu, &case, how, (to, 1.0)).unwrap().non_finite, "{bad}");
+                assert!(
+                    gelu_of(&gpu, &case, how, (to, 1.0)).unwrap().non_finite,
+                    "{bad}"
+                );
             }
         }
     }

@@ -1,12 +1,8 @@
 //! The products with bf16 results against F64, on the emulated card: every tile, ragged sizes, a ring that wraps.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-mod gemm_case;
-
-use gemm_case::numbers::Noise;
-use gemm_case::run::{self, How, bf16_of, gated_of};
-use gemm_case::{Case, assert_close};
+use crate::case::{Case, assert_close};
+use crate::numbers::Noise;
+use crate::run::{self, How, bf16_of, gated_of};
 use half::bf16;
 use qwen_nvfp4_kernels::gemm::{Format, Shape, Tile};
 
@@ -31,7 +27,7 @@ fn name(format: Format, case: &Case, how: How) -> String {
 }
 
 fn all_shapes(format: Format, card: &str) {
-    let gpu = common::gpu(card);
+    let gpu = crate::common::gpu(card);
     for (i, (m, n, k, how)) in SHAPES.into_iter().enumerate() {
         let case = Case::random(format, Shape { m, n, k }, i as u64);
         let got = bf16_of(&gpu, &case, how).unwrap();
@@ -57,9 +53,17 @@ fn fp8_with_the_plain_instruction() {
 /// 4224 rows: bands of 8 tiles in the raster, blocks that take several tiles one after the other.
 #[test]
 fn many_rows() {
-    let gpu = common::gpu("rtx5090");
+    let gpu = crate::common::gpu("rtx5090");
     for (format, tile) in [(Format::Nvfp4, Tile::Rows256), (Format::Fp8, Tile::Rows128)] {
-        let case = Case::random(format, Shape { m: 4224, n: 24, k: 192 }, 9);
+        let case = Case::random(
+            format,
+            Shape {
+                m: 4224,
+                n: 24,
+                k: 192,
+            },
+            9,
+        );
         let how = (tile, 1);
         let got = bf16_of(&gpu, &case, how).unwrap();
         assert_close(&got, &case.reference(), 24, &name(format, &case, how));
@@ -69,19 +73,32 @@ fn many_rows() {
 /// A block walks along several tiles: fewer blocks than tiles.
 #[test]
 fn a_block_takes_many_tiles() {
-    let gpu = common::gpu("rtx5090");
+    let gpu = crate::common::gpu("rtx5090");
     for format in [Format::Nvfp4, Format::Fp8] {
         for (tile, splits) in [(Tile::Rows128, 1), (Tile::Rows256, 1), (Tile::Rows64, 3)] {
-            let case = Case::random(format, Shape { m: 300, n: 392, k: 448 }, 21);
+            let case = Case::random(
+                format,
+                Shape {
+                    m: 300,
+                    n: 392,
+                    k: 448,
+                },
+                21,
+            );
             let got = run::bf16_in_blocks(&gpu, &case, (tile, splits), 2).unwrap();
-            assert_close(&got, &case.reference(), 392, &name(format, &case, (tile, splits)));
+            assert_close(
+                &got,
+                &case.reference(),
+                392,
+                &name(format, &case, (tile, splits)),
+            );
         }
     }
 }
 
 #[test]
 fn gated_residual() {
-    let gpu = common::gpu("rtx5090");
+    let gpu = crate::common::gpu("rtx5090");
     for (format, how, m) in [
         (Format::Nvfp4, (Tile::Rows128, 1), 150),
         (Format::Nvfp4, (Tile::Rows64, 2), 77),
@@ -91,8 +108,9 @@ fn gated_residual() {
         let n = 136;
         let case = Case::random(format, Shape { m, n, k: 320 }, 31);
         let mut noise = Noise(5);
-        let residual: Vec<bf16> =
-            (0..m * n).map(|_| bf16::from_f32(3.0 * noise.signed())).collect();
+        let residual: Vec<bf16> = (0..m * n)
+            .map(|_| bf16::from_f32(3.0 * noise.signed()))
+            .collect();
         let gate: Vec<bf16> = (0..n).map(|_| bf16::from_f32(noise.signed())).collect();
         let wanted: Vec<(f64, f64)> = case
             .reference()
@@ -114,16 +132,24 @@ fn gated_residual() {
 /// Neither the order in which warps run nor a second run changes a bit, split or not.
 #[test]
 fn results_repeat() {
-    let gpu = common::gpu("rtx5090");
+    let gpu = crate::common::gpu("rtx5090");
     for format in [Format::Nvfp4, Format::Fp8] {
         for how in [(Tile::Rows128, 1), (Tile::Rows64, 3), (Tile::Rows32, 4)] {
-            let case = Case::random(format, Shape { m: 40, n: 136, k: 512 }, 41);
+            let case = Case::random(
+                format,
+                Shape {
+                    m: 40,
+                    n: 136,
+                    k: 512,
+                },
+                41,
+            );
             let first = bf16_of(&gpu, &case, how).unwrap();
             for seed in ["1", "77"] {
-                common::set("seed", seed);
+                crate::common::set("seed", seed);
                 assert_eq!(bf16_of(&gpu, &case, how).unwrap(), first, "{how:?}");
             }
-            common::set("seed", "0");
+            crate::common::set("seed", "0");
         }
     }
 }
@@ -131,9 +157,17 @@ fn results_repeat() {
 /// All tiles that do not split compute the same sums in the same order.
 #[test]
 fn tiles_agree() {
-    let gpu = common::gpu("rtx5090");
+    let gpu = crate::common::gpu("rtx5090");
     for format in [Format::Nvfp4, Format::Fp8] {
-        let case = Case::random(format, Shape { m: 70, n: 136, k: 448 }, 51);
+        let case = Case::random(
+            format,
+            Shape {
+                m: 70,
+                n: 136,
+                k: 448,
+            },
+            51,
+        );
         let of = |tile| bf16_of(&gpu, &case, (tile, 1)).unwrap();
         let first = of(Tile::Rows32);
         for tile in [Tile::Rows64, Tile::Rows128, Tile::Rows256] {

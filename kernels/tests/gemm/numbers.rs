@@ -13,7 +13,11 @@ pub fn e4m3(code: u8) -> f64 {
         (0, _) => mantissa / 8.0 * 2f64.powi(-6),
         _ => (1.0 + mantissa / 8.0) * 2f64.powi(exponent - 7),
     };
-    if code & 0x80 == 0 { magnitude } else { -magnitude }
+    if code & 0x80 == 0 {
+        magnitude
+    } else {
+        -magnitude
+    }
 }
 
 /// The code nearest to `x` of those from 0 that `value` gives in rising order; the even one of two that are as near.
@@ -47,7 +51,13 @@ pub fn to_nvfp4(x: &[f32], scale_2: f32) -> (u8, Vec<u8>) {
     let most = x.iter().fold(0f32, |most, x| most.max(x.abs()));
     let scale = to_e4m3(f64::from((most / 6.0 / scale_2).min(448.0)));
     let total = scale_2 * e4m3(scale) as f32;
-    let code = |x: &f32| if total == 0.0 { 0 } else { to_e2m1(f64::from(x / total)) };
+    let code = |x: &f32| {
+        if total == 0.0 {
+            0
+        } else {
+            to_e2m1(f64::from(x / total))
+        }
+    };
     (scale, x.iter().map(code).collect())
 }
 

@@ -8,7 +8,7 @@ use qwen_nvfp4_kernels::gemm::{
 use qwen_nvfp4_kernels::layout::{lane_order_from_rows, rows_from_lane_order};
 use qwen_nvfp4_kernels::{Gpu, KernelError};
 
-use super::{Case, Matrix};
+use crate::case::{Case, Matrix};
 
 /// A tile and the parts of K.
 pub type How = (Tile, u32);
@@ -36,7 +36,9 @@ impl OnCard {
                 true => scales::weight_from_rows,
                 false => lane_order_from_rows,
             };
-            gpu.stream().clone_htod(&order(&matrix.scales, rows, k).unwrap()).unwrap()
+            gpu.stream()
+                .clone_htod(&order(&matrix.scales, rows, k).unwrap())
+                .unwrap()
         });
         Self {
             codes: gpu.stream().clone_htod(&matrix.codes).unwrap(),
@@ -53,14 +55,24 @@ fn with_product<T>(
     how: How,
     with: impl FnOnce(&Product<'_>, Plan) -> T,
 ) -> T {
-    let (a, b) = (OnCard::new(gpu, &case.a, false), OnCard::new(gpu, &case.b, true));
-    let bias = case.bias.as_ref().map(|bias| gpu.stream().clone_htod(bias).unwrap());
+    let (a, b) = (
+        OnCard::new(gpu, &case.a, false),
+        OnCard::new(gpu, &case.b, true),
+    );
+    let bias = case
+        .bias
+        .as_ref()
+        .map(|bias| gpu.stream().clone_htod(bias).unwrap());
     let bias: Option<CudaView<'_, f32>> = bias.as_ref().map(|bias| bias.as_view());
     let (a_codes, b_codes) = (a.codes.as_view(), b.codes.as_view());
     let (a_scale, b_scale) = (a.scale.as_view(), b.scale.as_view());
     let a_scales = a.scales.as_ref().map(|scales| scales.as_view());
     let b_scales = b.scales.as_ref().map(|scales| scales.as_view());
-    let plan = Plan::with(how.0, how.1, (case.a.format, case.shape(), gpu.multiprocessors()));
+    let plan = Plan::with(
+        how.0,
+        how.1,
+        (case.a.format, case.shape(), gpu.multiprocessors()),
+    );
     let product = Product {
         a: match &a_scales {
             Some(scales) => Operand::nvfp4(&a_codes, scales, Some(&a_scale)),
@@ -93,7 +105,9 @@ pub fn bf16_in_blocks(
         let shape = product.shape;
         // Allocated, not written: what no kernel writes is found when it is read back.
         let mut out = unsafe { gpu.stream().alloc::<bf16>(shape.m * shape.n) }.unwrap();
-        let epilogue = Epilogue::Bf16 { out: &mut out.as_view_mut() };
+        let epilogue = Epilogue::Bf16 {
+            out: &mut out.as_view_mut(),
+        };
         gemm_planned(gpu, product, epilogue, (plan, &mut Workspace::default()))?;
         Ok(gpu.stream().clone_dtoh(&out).unwrap())
     })
@@ -169,6 +183,10 @@ pub fn gelu_of(
             }
         };
         let non_finite = stream.clone_dtoh(&flag).unwrap()[0] != 0;
-        Ok(Encoded { codes, scales, non_finite })
+        Ok(Encoded {
+            codes,
+            scales,
+            non_finite,
+        })
     })
 }

@@ -1,11 +1,7 @@
 //! Zeros, largest codes, NaN, infinities; and calls that must be refused.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-mod gemm_case;
-
-use gemm_case::run::bf16_of;
-use gemm_case::{Case, assert_close};
+use crate::case::{Case, assert_close};
+use crate::run::bf16_of;
 use qwen_nvfp4_kernels::KernelError;
 use qwen_nvfp4_kernels::gemm::{Epilogue, Format, Operand, Product, Shape, Tile, Workspace, gemm};
 
@@ -14,9 +10,17 @@ const TILES: [Tile; 4] = Tile::ALL;
 /// Zero block scales make zero blocks whatever the codes are; the largest codes and scales stay finite.
 #[test]
 fn zero_and_largest_scales() {
-    let gpu = common::gpu("rtx5090");
+    let gpu = crate::common::gpu("rtx5090");
     for tile in TILES {
-        let mut case = Case::random(Format::Nvfp4, Shape { m: 40, n: 24, k: 192 }, 101);
+        let mut case = Case::random(
+            Format::Nvfp4,
+            Shape {
+                m: 40,
+                n: 24,
+                k: 192,
+            },
+            101,
+        );
         for (i, scale) in case.a.scales.iter_mut().enumerate() {
             if i % 3 == 0 {
                 *scale = 0;
@@ -39,11 +43,21 @@ fn zero_and_largest_scales() {
 /// The largest sum: 192 times (448 * 6)^2.
 #[test]
 fn largest_everything() {
-    let gpu = common::gpu("rtx5090");
+    let gpu = crate::common::gpu("rtx5090");
     for format in [Format::Nvfp4, Format::Fp8] {
-        let mut case = Case::random(format, Shape { m: 33, n: 8, k: 192 }, 111);
+        let mut case = Case::random(
+            format,
+            Shape {
+                m: 33,
+                n: 8,
+                k: 192,
+            },
+            111,
+        );
         for matrix in [&mut case.a, &mut case.b] {
-            matrix.codes.fill(if format == Format::Fp8 { 0x7e } else { 0x77 });
+            matrix
+                .codes
+                .fill(if format == Format::Fp8 { 0x7e } else { 0x77 });
             matrix.scales.fill(0x7e);
         }
         case.bias = None;
@@ -57,9 +71,17 @@ fn largest_everything() {
 /// A NaN of A spoils its row, a NaN of B its column, and nothing else.
 #[test]
 fn nan_stays_where_it_is() {
-    let gpu = common::gpu("rtx5090");
+    let gpu = crate::common::gpu("rtx5090");
     for format in [Format::Nvfp4, Format::Fp8] {
-        let clean = Case::random(format, Shape { m: 40, n: 24, k: 320 }, 121);
+        let clean = Case::random(
+            format,
+            Shape {
+                m: 40,
+                n: 24,
+                k: 320,
+            },
+            121,
+        );
         let mut case = clean.clone();
         match format {
             Format::Nvfp4 => {
@@ -73,8 +95,10 @@ fn nan_stays_where_it_is() {
             }
         }
         for tile in TILES {
-            let (got, before) =
-                (bf16_of(&gpu, &case, (tile, 2)).unwrap(), bf16_of(&gpu, &clean, (tile, 2)).unwrap());
+            let (got, before) = (
+                bf16_of(&gpu, &case, (tile, 2)).unwrap(),
+                bf16_of(&gpu, &clean, (tile, 2)).unwrap(),
+            );
             for (i, (got, before)) in got.iter().zip(before).enumerate() {
                 if i / 24 == 17 || i % 24 == 5 {
                     assert!(got.is_nan(), "{format:?} {tile} {i}");
@@ -89,9 +113,18 @@ fn nan_stays_where_it_is() {
 /// An infinite bias or scale goes through.
 #[test]
 fn infinities_go_through() {
-    let gpu = common::gpu("rtx5090");
+    let gpu = crate::common::gpu("rtx5090");
     let mut case = Case::random(Format::Fp8, Shape { m: 3, n: 8, k: 16 }, 131);
-    case.bias = Some(vec![f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 0.0, 0.0, 0.0, 0.0, 1e38]);
+    case.bias = Some(vec![
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        1e38,
+    ]);
     let got = bf16_of(&gpu, &case, (Tile::Rows32, 1)).unwrap();
     for row in got.chunks(8) {
         assert_eq!(row[0].to_f32(), f32::INFINITY);
@@ -103,7 +136,7 @@ fn infinities_go_through() {
 
 #[test]
 fn wrong_calls_are_refused() {
-    let gpu = common::gpu("rtx5090");
+    let gpu = crate::common::gpu("rtx5090");
     let stream = gpu.stream();
     let bytes = stream.alloc_zeros::<u8>(4096).unwrap();
     let mut out = stream.alloc_zeros::<half::bf16>(4096).unwrap();
@@ -111,12 +144,18 @@ fn wrong_calls_are_refused() {
         let (a, b) = (bytes.slice(..a), bytes.slice(..b));
         let scales = scales.map(|(a, b)| (bytes.slice(..a), bytes.slice(..b)));
         let (a, b) = match &scales {
-            Some((of_a, of_b)) => {
-                (Operand::nvfp4(&a, of_a, None), Operand::nvfp4_weight(&b, of_b, None))
-            }
+            Some((of_a, of_b)) => (
+                Operand::nvfp4(&a, of_a, None),
+                Operand::nvfp4_weight(&b, of_b, None),
+            ),
             None => (Operand::fp8(&a, None), Operand::fp8(&b, None)),
         };
-        let product = Product { a, b, bias: None, shape: Shape { m, n, k } };
+        let product = Product {
+            a,
+            b,
+            bias: None,
+            shape: Shape { m, n, k },
+        };
         let mut out = out.slice_mut(..m * n);
         let epilogue = Epilogue::Bf16 { out: &mut out };
         match gemm(&gpu, &product, epilogue, &mut Workspace::default()) {
@@ -139,9 +178,18 @@ fn wrong_calls_are_refused() {
     let shape = Shape { m: 2, n: 8, k: 64 };
     let plain = Operand::nvfp4(&a, &scales, None);
     let mut refused = |a: Operand<'_>, b: Operand<'_>| {
-        let product = Product { a, b, bias: None, shape };
-        let epilogue = Epilogue::Bf16 { out: &mut out.slice_mut(..16) };
-        gemm(&gpu, &product, epilogue, &mut Workspace::default()).unwrap_err().to_string()
+        let product = Product {
+            a,
+            b,
+            bias: None,
+            shape,
+        };
+        let epilogue = Epilogue::Bf16 {
+            out: &mut out.slice_mut(..16),
+        };
+        gemm(&gpu, &product, epilogue, &mut Workspace::default())
+            .unwrap_err()
+            .to_string()
     };
     assert!(refused(plain, Operand::nvfp4(&b, &scales, None)).contains("order of Activation"));
     assert!(refused(plain, Operand::fp8(&fp8, None)).contains("the weight is in Fp8"));
@@ -151,19 +199,35 @@ fn wrong_calls_are_refused() {
 
 #[test]
 fn nvfp4_needs_blackwell() {
-    let gpu = common::gpu("rtx4090");
+    let gpu = crate::common::gpu("rtx4090");
     let case = Case::random(Format::Nvfp4, Shape { m: 1, n: 8, k: 64 }, 1);
     let error = bf16_of(&gpu, &case, (Tile::Rows32, 1)).unwrap_err();
-    assert!(error.to_string().contains("nvfp4_gemm is not built for sm_89"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("nvfp4_gemm is not built for sm_89"),
+        "{error}"
+    );
 }
 
 /// The plan that the card gets, end to end.
 #[test]
 fn the_plan_runs() {
-    let gpu = common::gpu("rtx5090");
+    let gpu = crate::common::gpu("rtx5090");
     let stream = gpu.stream();
-    let case = Case::random(Format::Fp8, Shape { m: 20, n: 24, k: 1024 }, 141);
-    let (a, b) = (stream.clone_htod(&case.a.codes).unwrap(), stream.clone_htod(&case.b.codes).unwrap());
+    let case = Case::random(
+        Format::Fp8,
+        Shape {
+            m: 20,
+            n: 24,
+            k: 1024,
+        },
+        141,
+    );
+    let (a, b) = (
+        stream.clone_htod(&case.a.codes).unwrap(),
+        stream.clone_htod(&case.b.codes).unwrap(),
+    );
     let (a, b) = (a.as_view(), b.as_view());
     let scale = stream.clone_htod(&[case.a.scale * case.b.scale]).unwrap();
     let bias = stream.clone_htod(case.bias.as_ref().unwrap()).unwrap();
@@ -175,8 +239,15 @@ fn the_plan_runs() {
         shape: case.shape(),
     };
     let mut out = stream.alloc_zeros::<half::bf16>(20 * 24).unwrap();
-    let epilogue = Epilogue::Bf16 { out: &mut out.as_view_mut() };
+    let epilogue = Epilogue::Bf16 {
+        out: &mut out.as_view_mut(),
+    };
     let plan = gemm(&gpu, &product, epilogue, &mut Workspace::default()).unwrap();
     assert_eq!(plan.to_string(), "tiles of 32x128, K in 2 parts");
-    assert_close(&stream.clone_dtoh(&out).unwrap(), &case.reference(), 24, "planned");
+    assert_close(
+        &stream.clone_dtoh(&out).unwrap(),
+        &case.reference(),
+        24,
+        "planned",
+    );
 }
