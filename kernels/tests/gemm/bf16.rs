@@ -1,6 +1,7 @@
 //! The products with bf16 results against F64, on the emulated card: every tile, ragged sizes, a ring that wraps.
 
 use crate::case::{Case, assert_close};
+use crate::common::emulator;
 use crate::numbers::Noise;
 use crate::run::{self, How, bf16_of, gated_of};
 use half::bf16;
@@ -27,7 +28,7 @@ fn name(format: Format, case: &Case, how: How) -> String {
 }
 
 fn all_shapes(format: Format, card: &str) {
-    let gpu = crate::common::gpu(card);
+    let gpu = crate::card(card);
     for (i, (m, n, k, how)) in SHAPES.into_iter().enumerate() {
         let case = Case::random(format, Shape { m, n, k }, i as u64);
         let got = bf16_of(&gpu, &case, how).unwrap();
@@ -53,7 +54,7 @@ fn fp8_with_the_plain_instruction() {
 /// 4224 rows: bands of 8 tiles in the raster, blocks that take several tiles one after the other.
 #[test]
 fn many_rows() {
-    let gpu = crate::common::gpu("rtx5090");
+    let gpu = crate::card("rtx5090");
     for (format, tile) in [(Format::Nvfp4, Tile::Rows256), (Format::Fp8, Tile::Rows128)] {
         let case = Case::random(
             format,
@@ -73,7 +74,7 @@ fn many_rows() {
 /// A block walks along several tiles: fewer blocks than tiles.
 #[test]
 fn a_block_takes_many_tiles() {
-    let gpu = crate::common::gpu("rtx5090");
+    let gpu = crate::card("rtx5090");
     for format in [Format::Nvfp4, Format::Fp8] {
         for (tile, splits) in [(Tile::Rows128, 1), (Tile::Rows256, 1), (Tile::Rows64, 3)] {
             let case = Case::random(
@@ -98,7 +99,7 @@ fn a_block_takes_many_tiles() {
 
 #[test]
 fn gated_residual() {
-    let gpu = crate::common::gpu("rtx5090");
+    let gpu = crate::card("rtx5090");
     for (format, how, m) in [
         (Format::Nvfp4, (Tile::Rows128, 1), 150),
         (Format::Nvfp4, (Tile::Rows64, 2), 77),
@@ -132,7 +133,7 @@ fn gated_residual() {
 /// Neither the order in which warps run nor a second run changes a bit, split or not.
 #[test]
 fn results_repeat() {
-    let gpu = crate::common::gpu("rtx5090");
+    let gpu = crate::card("rtx5090");
     for format in [Format::Nvfp4, Format::Fp8] {
         for how in [(Tile::Rows128, 1), (Tile::Rows64, 3), (Tile::Rows32, 4)] {
             let case = Case::random(
@@ -146,10 +147,9 @@ fn results_repeat() {
             );
             let first = bf16_of(&gpu, &case, how).unwrap();
             for seed in ["1", "77"] {
-                crate::common::set("seed", seed);
+                let _seed = emulator::settings(&[("seed", seed)]);
                 assert_eq!(bf16_of(&gpu, &case, how).unwrap(), first, "{how:?}");
             }
-            crate::common::set("seed", "0");
         }
     }
 }
@@ -157,7 +157,7 @@ fn results_repeat() {
 /// All tiles that do not split compute the same sums in the same order.
 #[test]
 fn tiles_agree() {
-    let gpu = crate::common::gpu("rtx5090");
+    let gpu = crate::card("rtx5090");
     for format in [Format::Nvfp4, Format::Fp8] {
         let case = Case::random(
             format,

@@ -36,7 +36,7 @@ fn nvfp4_code(encoded: &Encoded, i: usize) -> u8 {
 /// Each code is one that some number within the error has.
 #[test]
 fn e4m3_of_random_products() {
-    let gpu = crate::common::gpu("rtx5090");
+    let gpu = crate::card("rtx5090");
     for (format, m, how) in RUNS {
         let case = Case::random(format, Shape { m, n: 144, k: 320 }, 61);
         let scale = 0.037f32;
@@ -55,7 +55,7 @@ fn e4m3_of_random_products() {
 
 #[test]
 fn nvfp4_of_random_products() {
-    let gpu = crate::common::gpu("rtx5090");
+    let gpu = crate::card("rtx5090");
     for (format, m, how) in RUNS {
         let case = Case::random(format, Shape { m, n: 192, k: 320 }, 71);
         let scale_2 = 0.0021f32;
@@ -92,7 +92,7 @@ fn nvfp4_of_random_products() {
 /// of all 24 bits: the product is 0 and the bias is everything.
 #[test]
 fn bytes_of_known_numbers() {
-    let gpu = crate::common::gpu("rtx5090");
+    let gpu = crate::card("rtx5090");
     let (m, n, k) = (20, 1024, 64);
     let mut noise = Noise(81);
     let bias: Vec<f32> = (0..n)
@@ -146,7 +146,7 @@ fn bytes_of_known_numbers() {
 /// A number that is not finite is reported, and only then.
 #[test]
 fn what_is_not_finite_is_reported() {
-    let gpu = crate::common::gpu("rtx5090");
+    let gpu = crate::card("rtx5090");
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for to in [Format::Fp8, Format::Nvfp4] {
             for how in [(Tile::Rows128, 1), (Tile::Rows32, 1)] {

@@ -10,7 +10,7 @@ const TILES: [Tile; 4] = Tile::ALL;
 /// Zero block scales make zero blocks whatever the codes are; the largest codes and scales stay finite.
 #[test]
 fn zero_and_largest_scales() {
-    let gpu = crate::common::gpu("rtx5090");
+    let gpu = crate::card("rtx5090");
     for tile in TILES {
         let mut case = Case::random(
             Format::Nvfp4,
@@ -43,7 +43,7 @@ fn zero_and_largest_scales() {
 /// The largest sum: 192 times (448 * 6)^2.
 #[test]
 fn largest_everything() {
-    let gpu = crate::common::gpu("rtx5090");
+    let gpu = crate::card("rtx5090");
     for format in [Format::Nvfp4, Format::Fp8] {
         let mut case = Case::random(
             format,
@@ -71,7 +71,7 @@ fn largest_everything() {
 /// A NaN of A spoils its row, a NaN of B its column, and nothing else.
 #[test]
 fn nan_stays_where_it_is() {
-    let gpu = crate::common::gpu("rtx5090");
+    let gpu = crate::card("rtx5090");
     for format in [Format::Nvfp4, Format::Fp8] {
         let clean = Case::random(
             format,
@@ -113,7 +113,7 @@ fn nan_stays_where_it_is() {
 /// An infinite bias or scale goes through.
 #[test]
 fn infinities_go_through() {
-    let gpu = crate::common::gpu("rtx5090");
+    let gpu = crate::card("rtx5090");
     let mut case = Case::random(Format::Fp8, Shape { m: 3, n: 8, k: 16 }, 131);
     case.bias = Some(vec![
         f32::INFINITY,
@@ -136,7 +136,7 @@ fn infinities_go_through() {
 
 #[test]
 fn wrong_calls_are_refused() {
-    let gpu = crate::common::gpu("rtx5090");
+    let gpu = crate::card("rtx5090");
     let stream = gpu.stream();
     let bytes = stream.alloc_zeros::<u8>(4096).unwrap();
     let mut out = stream.alloc_zeros::<half::bf16>(4096).unwrap();
@@ -199,7 +199,7 @@ fn wrong_calls_are_refused() {
 
 #[test]
 fn nvfp4_needs_blackwell() {
-    let gpu = crate::common::gpu("rtx4090");
+    let gpu = crate::card("rtx4090");
     let case = Case::random(Format::Nvfp4, Shape { m: 1, n: 8, k: 64 }, 1);
     let error = bf16_of(&gpu, &case, (Tile::Rows32, 1)).unwrap_err();
     assert!(
@@ -213,7 +213,7 @@ fn nvfp4_needs_blackwell() {
 /// The plan that the card gets, end to end.
 #[test]
 fn the_plan_runs() {
-    let gpu = crate::common::gpu("rtx5090");
+    let gpu = crate::card("rtx5090");
     let stream = gpu.stream();
     let case = Case::random(
         Format::Fp8,
