@@ -23,10 +23,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let entries = program.entries().len();
         let refusals: usize = problems.values().sum();
         refused += refusals;
-        println!("{path}: {entries} entries, {refusals} refused; parsed in {parsed:.2?}, all in {:.2?}", start.elapsed());
+        println!(
+            "{path}: {entries} entries, {refusals} refused; parsed in {parsed:.2?}, all in {:.2?}",
+            start.elapsed()
+        );
         for (problem, times) in problems {
             println!("  {times} x {problem}");
         }
     }
-    if refused > 0 { Err(format!("{refused} entries are refused").into()) } else { Ok(()) }
+    if refused > 0 {
+        Err(format!("{refused} entries are refused").into())
+    } else {
+        Ok(())
+    }
 }

@@ -119,7 +119,8 @@ pub(super) fn current_context(context: Out<usize>) -> Outcome {
     context.set(current())
 }
 
-fn initialised() -> Result<&'static Device, Error> {
+/// The device, for a call that names what it is about and needs no context.
+pub(super) fn initialised() -> Result<&'static Device, Error> {
     match device().initialised.load(SeqCst) {
         true => Ok(device()),
         false => Err(Error::new(NOT_INITIALIZED, "cuInit was not called")),

@@ -131,6 +131,10 @@ api! { table, answer;
 
     fn cuMemAllocAsync(address: Out<u64>, bytes: usize, stream: usize) {
         let device = in_context()?;
+        if bytes == 0 {
+            // Pools give nothing for nothing, where cuMemAlloc refuses.
+            return address.set(0);
+        }
         let allocated = allocate(device, bytes)?;
         if let Some(capture) = capture(device, stream)? {
             capture.own(allocated);

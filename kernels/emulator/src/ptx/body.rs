@@ -71,7 +71,10 @@ fn label(cursor: &mut Cursor<'_>, name: &str, out: &mut Vec<Statement>) -> Resul
         }
         cursor.expect(b';')?;
         out.push(Statement::Targets(name.to_owned(), targets));
-    } else if matches!(cursor.peek(), Some(Kind::Word(".callprototype" | ".calltargets"))) {
+    } else if matches!(
+        cursor.peek(),
+        Some(Kind::Word(".callprototype" | ".calltargets"))
+    ) {
         skip_statement(cursor);
     } else {
         out.push(Statement::Label(name.to_owned()));
@@ -114,7 +117,10 @@ fn instruction(cursor: &mut Cursor<'_>) -> Result<Instruction, Flaw> {
     let mut guard = None;
     if cursor.take(b'@') {
         let negated = cursor.take(b'!');
-        guard = Some(Guard { name: cursor.word()?.to_owned(), negated });
+        guard = Some(Guard {
+            name: cursor.word()?.to_owned(),
+            negated,
+        });
     }
     let line = cursor.line();
     let opcode = cursor.word()?.to_owned();
@@ -128,7 +134,12 @@ fn instruction(cursor: &mut Cursor<'_>) -> Result<Instruction, Flaw> {
         }
         operands.push(operand(cursor, 0)?);
     }
-    Ok(Instruction { line, guard, opcode, operands })
+    Ok(Instruction {
+        line,
+        guard,
+        opcode,
+        operands,
+    })
 }
 
 /// Vectors hold names, brackets hold vectors: deeper nesting is no PTX.
@@ -189,7 +200,10 @@ fn bracket(cursor: &mut Cursor<'_>, depth: usize) -> Result<Operand, Flaw> {
         Some(Operand::Name(base)) => Operand::Memory { base, offset: 0 },
         Some(Operand::Sum(base, offset)) => Operand::Memory { base, offset },
         Some(Operand::Literal(super::Number::Integer(value))) => match i64::try_from(value) {
-            Ok(offset) => Operand::Memory { base: String::new(), offset },
+            Ok(offset) => Operand::Memory {
+                base: String::new(),
+                offset,
+            },
             Err(_) => return cursor.flaw("an address out of range"),
         },
         Some(other) => Operand::Bracket(vec![other]),

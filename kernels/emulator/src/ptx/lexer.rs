@@ -47,7 +47,10 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, Flaw> {
                 continue;
             }
             b'/' if rest.starts_with(b"/*") => {
-                let length = rest.windows(2).position(|pair| pair == b"*/").map_or(rest.len(), |end| end + 2);
+                let length = rest
+                    .windows(2)
+                    .position(|pair| pair == b"*/")
+                    .map_or(rest.len(), |end| end + 2);
                 line += rest[..length].iter().filter(|&&b| b == b'\n').count();
                 at += length;
                 continue;
@@ -59,10 +62,18 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, Flaw> {
                 Kind::Text(&text[start + 1..end])
             }
             b'0'..=b'9' => {
-                at += rest.iter().position(|b| !number_byte(*b)).unwrap_or(rest.len());
-                if text[start..at].ends_with(['e', 'E']) && matches!(bytes.get(at), Some(b'+' | b'-')) {
+                at += rest
+                    .iter()
+                    .position(|b| !number_byte(*b))
+                    .unwrap_or(rest.len());
+                if text[start..at].ends_with(['e', 'E'])
+                    && matches!(bytes.get(at), Some(b'+' | b'-'))
+                {
                     let rest = &bytes[at + 1..];
-                    at += 1 + rest.iter().position(|b| !b.is_ascii_digit()).unwrap_or(rest.len());
+                    at += 1 + rest
+                        .iter()
+                        .position(|b| !b.is_ascii_digit())
+                        .unwrap_or(rest.len());
                 }
                 number(&text[start..at]).ok_or_else(|| (line, "not a number".to_owned()))?
             }
@@ -70,14 +81,18 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, Flaw> {
                 at = word_end(bytes, at);
                 Kind::Word(&text[start..at])
             }
-            b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'<' | b'>' | b',' | b';' | b':' | b'+' | b'-' | b'!' | b'|'
-            | b'@' | b'=' | b'*' => {
+            b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'<' | b'>' | b',' | b';' | b':' | b'+'
+            | b'-' | b'!' | b'|' | b'@' | b'=' | b'*' => {
                 at += 1;
                 Kind::Mark(byte)
             }
             _ => return Err((line, "a character that PTX does not use".to_owned())),
         };
-        out.push(Token { line, kind, at: (start, at) });
+        out.push(Token {
+            line,
+            kind,
+            at: (start, at),
+        });
     }
     Ok(out)
 }
@@ -114,7 +129,10 @@ fn number<'a>(text: &str) -> Option<Kind<'a>> {
     }
     let hexadecimal = text.strip_prefix("0x").or(text.strip_prefix("0X"));
     if hexadecimal.is_none() && text.contains(['.', 'e', 'E']) {
-        return text.parse::<f64>().ok().map(|value| Kind::Double(value.to_bits()));
+        return text
+            .parse::<f64>()
+            .ok()
+            .map(|value| Kind::Double(value.to_bits()));
     }
     let whole = text.strip_suffix('U').unwrap_or(text);
     let value = if let Some(digits) = hexadecimal {

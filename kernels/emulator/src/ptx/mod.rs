@@ -9,7 +9,8 @@ mod parser;
 mod syntax;
 
 pub use syntax::{
-    Function, Guard, Instruction, Module, Number, Operand, Parameter, Registers, Space, Statement, Type, Variable,
+    Function, Guard, Instruction, Module, Number, Operand, Parameter, Registers, Space, Statement,
+    Type, Variable,
 };
 
 /// Text that is not PTX.
@@ -30,14 +31,23 @@ impl Module {
     /// # Errors
     /// With the line at the first text that no module may hold there.
     pub fn parse(text: &str) -> Result<Self, PtxError> {
-        let tokens = lexer::tokens(text).map_err(|(line, problem)| error_at(text, line, problem))?;
+        let tokens =
+            lexer::tokens(text).map_err(|(line, problem)| error_at(text, line, problem))?;
         parser::module(&tokens).map_err(|(line, problem)| error_at(text, line, problem))
     }
 }
 
 fn error_at(text: &str, line: usize, problem: String) -> PtxError {
-    let found = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().trim();
-    PtxError { line, text: found.chars().take(120).collect(), problem }
+    let found = text
+        .lines()
+        .nth(line.saturating_sub(1))
+        .unwrap_or_default()
+        .trim();
+    PtxError {
+        line,
+        text: found.chars().take(120).collect(),
+        problem,
+    }
 }
 
 /// Line and words of an error, before the text of the line is known.

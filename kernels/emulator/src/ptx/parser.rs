@@ -26,7 +26,9 @@ impl<'t> Cursor<'t> {
 
     pub fn line(&self) -> usize {
         let last = self.tokens.len().saturating_sub(1);
-        self.tokens.get(self.at.min(last)).map_or(1, |token| token.line)
+        self.tokens
+            .get(self.at.min(last))
+            .map_or(1, |token| token.line)
     }
 
     pub fn flaw<T>(&self, problem: &str) -> Result<T, Flaw> {
@@ -46,7 +48,11 @@ impl<'t> Cursor<'t> {
     }
 
     pub fn expect(&mut self, mark: u8) -> Result<(), Flaw> {
-        if self.take(mark) { Ok(()) } else { self.flaw(&format!("`{}` is expected", char::from(mark))) }
+        if self.take(mark) {
+            Ok(())
+        } else {
+            self.flaw(&format!("`{}` is expected", char::from(mark)))
+        }
     }
 
     pub fn word(&mut self) -> Result<&'t str, Flaw> {
@@ -74,7 +80,9 @@ impl<'t> Cursor<'t> {
 
     pub fn integer<T: TryFrom<i128>>(&mut self) -> Result<T, Flaw> {
         let line = self.line();
-        let Number::Integer(value) = self.number()? else { return self.flaw("an integer is expected") };
+        let Number::Integer(value) = self.number()? else {
+            return self.flaw("an integer is expected");
+        };
         T::try_from(value).map_err(|_| (line, "an integer out of its range".to_owned()))
     }
 
@@ -116,9 +124,14 @@ impl<'t> Cursor<'t> {
 /// Reads a whole module.
 pub(super) fn module(tokens: &[Token<'_>]) -> Result<Module, Flaw> {
     let mut cursor = Cursor { tokens, at: 0 };
-    let mut module = Module { address_bits: 64, ..Module::default() };
+    let mut module = Module {
+        address_bits: 64,
+        ..Module::default()
+    };
     while let Some(kind) = cursor.peek() {
-        let Kind::Word(word) = kind else { return cursor.flaw("a directive is expected") };
+        let Kind::Word(word) = kind else {
+            return cursor.flaw("a directive is expected");
+        };
         if cursor.skip_note() {
             continue;
         }
@@ -138,22 +151,32 @@ pub(super) fn module(tokens: &[Token<'_>]) -> Result<Module, Flaw> {
             _ => linked(&mut cursor, &mut module)?,
         }
     }
-    if module.target.is_empty() { cursor.flaw("no .target") } else { Ok(module) }
+    if module.target.is_empty() {
+        cursor.flaw("no .target")
+    } else {
+        Ok(module)
+    }
 }
 
 /// `8.8` came through the lexer as a double; its shortest decimal form has the two numbers back.
 fn version(cursor: &mut Cursor<'_>) -> Result<(u32, u32), Flaw> {
     cursor.at += 1;
-    let Number::Double(bits) = cursor.number()? else { return cursor.flaw("a version is expected") };
+    let Number::Double(bits) = cursor.number()? else {
+        return cursor.flaw("a version is expected");
+    };
     let text = format!("{:?}", f64::from_bits(bits));
-    let parts = text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let parts = text
+        .split_once('.')
+        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     parts.map_or_else(|| cursor.flaw("a version is expected"), Ok)
 }
 
 /// A variable or a function, after its linkage.
 fn linked(cursor: &mut Cursor<'_>, module: &mut Module) -> Result<(), Flaw> {
     let mut external = false;
-    while let Some(Kind::Word(word @ (".visible" | ".extern" | ".weak" | ".common"))) = cursor.peek() {
+    while let Some(Kind::Word(word @ (".visible" | ".extern" | ".weak" | ".common"))) =
+        cursor.peek()
+    {
         external |= word == ".extern";
         cursor.at += 1;
     }
@@ -163,7 +186,9 @@ fn linked(cursor: &mut Cursor<'_>, module: &mut Module) -> Result<(), Flaw> {
                 module.functions.push(function);
             }
         }
-        Some(Kind::Word(word)) if space(word).is_some() => variables(cursor, external, &mut module.variables)?,
+        Some(Kind::Word(word)) if space(word).is_some() => {
+            variables(cursor, external, &mut module.variables)?
+        }
         _ => return cursor.flaw("no directive of a module"),
     }
     Ok(())
@@ -184,7 +209,10 @@ pub(super) fn space(word: &str) -> Option<Space> {
 /// A head and its body; nothing for a declaration.
 fn function(cursor: &mut Cursor<'_>) -> Result<Option<Function>, Flaw> {
     let entry = cursor.word()? == ".entry";
-    let mut function = Function { entry, ..Function::default() };
+    let mut function = Function {
+        entry,
+        ..Function::default()
+    };
     cursor.take_word(".noreturn");
     if cursor.peek() == Some(Kind::Mark(b'(')) {
         function.returns = parameters(cursor)?;
@@ -222,9 +250,11 @@ fn tuning(cursor: &mut Cursor<'_>, word: &str, function: &mut Function) -> Resul
         ".reqntid" => function.reqntid = Some(dimensions(cursor)?),
         ".minnctapersm" => function.minnctapersm = Some(cursor.integer()?),
         ".maxnreg" => function.maxnreg = Some(cursor.integer()?),
-        _ => while matches!(cursor.peek(), Some(Kind::Integer(_) | Kind::Mark(b','))) {
-            cursor.at += 1;
-        },
+        _ => {
+            while matches!(cursor.peek(), Some(Kind::Integer(_) | Kind::Mark(b','))) {
+                cursor.at += 1;
+            }
+        }
     }
     Ok(())
 }
@@ -256,7 +286,13 @@ fn parameters(cursor: &mut Cursor<'_>) -> Result<Vec<Parameter>, Flaw> {
         let name = cursor.word()?.to_owned();
         let count = array(cursor)?.unwrap_or(1);
         let bytes = size(cursor, kind, count)?;
-        out.push(Parameter { name, kind, bytes, align, register });
+        out.push(Parameter {
+            name,
+            kind,
+            bytes,
+            align,
+            register,
+        });
     }
     Ok(out)
 }
@@ -265,7 +301,9 @@ fn parameters(cursor: &mut Cursor<'_>) -> Result<Vec<Parameter>, Flaw> {
 pub(super) fn kind_and_align(cursor: &mut Cursor<'_>) -> Result<(Type, usize), Flaw> {
     let (mut kind, mut align, mut lanes, mut pointer) = (None, 0, 1, false);
     while let Some(Kind::Word(word)) = cursor.peek() {
-        let Some(directive) = word.strip_prefix('.') else { break };
+        let Some(directive) = word.strip_prefix('.') else {
+            break;
+        };
         match directive {
             "align" => {
                 cursor.at += 1;
@@ -285,15 +323,28 @@ pub(super) fn kind_and_align(cursor: &mut Cursor<'_>) -> Result<(Type, usize), F
         }
         cursor.at += 1;
     }
-    let Some(kind) = kind else { return cursor.flaw("a type is expected") };
-    Ok((kind, if align == 0 { kind.bytes() * lanes } else { align }))
+    let Some(kind) = kind else {
+        return cursor.flaw("a type is expected");
+    };
+    Ok((
+        kind,
+        if align == 0 {
+            kind.bytes() * lanes
+        } else {
+            align
+        },
+    ))
 }
 
 /// `[4][2]` as a count, `[]` as 0.
 fn array(cursor: &mut Cursor<'_>) -> Result<Option<usize>, Flaw> {
     let mut count = None;
     while cursor.take(b'[') {
-        let length: usize = if cursor.peek() == Some(Kind::Mark(b']')) { 0 } else { cursor.integer()? };
+        let length: usize = if cursor.peek() == Some(Kind::Mark(b']')) {
+            0
+        } else {
+            cursor.integer()?
+        };
         cursor.expect(b']')?;
         match length.checked_mul(count.unwrap_or(1)) {
             Some(product) => count = Some(product),
@@ -312,8 +363,14 @@ fn size(cursor: &Cursor<'_>, kind: Type, count: usize) -> Result<usize, Flaw> {
 }
 
 /// One declaration of one or more variables, with its `;`.
-pub(super) fn variables(cursor: &mut Cursor<'_>, external: bool, out: &mut Vec<Variable>) -> Result<(), Flaw> {
-    let Some(space) = space(cursor.word()?) else { return cursor.flaw("a state space is expected") };
+pub(super) fn variables(
+    cursor: &mut Cursor<'_>,
+    external: bool,
+    out: &mut Vec<Variable>,
+) -> Result<(), Flaw> {
+    let Some(space) = space(cursor.word()?) else {
+        return cursor.flaw("a state space is expected");
+    };
     let (kind, align) = kind_and_align(cursor)?;
     loop {
         let name = cursor.word()?.to_owned();
@@ -362,8 +419,12 @@ fn initial(cursor: &mut Cursor<'_>, variable: &mut Variable) -> Result<(), Flaw>
         if cursor.take(b'+') {
             addend = cursor.integer()?;
         }
-        variable.references.push((variable.initial.len(), name.to_owned()));
-        variable.initial.extend_from_slice(&addend.to_le_bytes()[..width.min(8)]);
+        variable
+            .references
+            .push((variable.initial.len(), name.to_owned()));
+        variable
+            .initial
+            .extend_from_slice(&addend.to_le_bytes()[..width.min(8)]);
         return Ok(());
     }
     let bits = match (cursor.number()?, variable.kind) {
@@ -374,6 +435,8 @@ fn initial(cursor: &mut Cursor<'_>, variable: &mut Variable) -> Result<(), Flaw>
         (Number::Double(bits), Type::F32) => u128::from((f64::from_bits(bits) as f32).to_bits()),
         (Number::Double(bits), _) => u128::from(bits),
     };
-    variable.initial.extend_from_slice(&bits.to_le_bytes()[..width]);
+    variable
+        .initial
+        .extend_from_slice(&bits.to_le_bytes()[..width]);
     Ok(())
 }

@@ -265,7 +265,12 @@ pub enum Operand {
 impl std::fmt::Display for Instruction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(guard) = &self.guard {
-            write!(f, "@{}{} ", if guard.negated { "!" } else { "" }, guard.name)?;
+            write!(
+                f,
+                "@{}{} ",
+                if guard.negated { "!" } else { "" },
+                guard.name
+            )?;
         }
         f.write_str(&self.opcode)?;
         for (index, operand) in self.operands.iter().enumerate() {

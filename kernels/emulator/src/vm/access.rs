@@ -10,10 +10,12 @@ pub(super) fn addresses(registers: &Registers, address: Address) -> [u64; 32] {
     match address.base {
         Base::None => [address.offset as u64; 32],
         // Addresses of 32 bits wrap in 32 bits.
-        Base::Narrow(slot) => {
-            registers.get(slot).map(|base| u64::from(base.wrapping_add(address.offset as u32)))
-        }
-        Base::Wide(slot) => registers.get(slot).map(|base| base.wrapping_add(address.offset as u64)),
+        Base::Narrow(slot) => registers
+            .get(slot)
+            .map(|base| u64::from(base.wrapping_add(address.offset as u32))),
+        Base::Wide(slot) => registers
+            .get(slot)
+            .map(|base| base.wrapping_add(address.offset as u64)),
     }
 }
 
@@ -35,7 +37,13 @@ pub(super) fn load(
     let mut words: Words = [[0; 32]; 8];
     let width = access.bytes * access.elements.len();
     let addresses = addresses(registers, access.address);
-    memory.load(own, (access.space, access.order), (mask, &addresses), width, &mut words)?;
+    memory.load(
+        own,
+        (access.space, access.order),
+        (mask, &addresses),
+        width,
+        &mut words,
+    )?;
     for (index, element) in access.elements.iter().enumerate() {
         let at = index * access.bytes;
         let word = &words[at / 4];
@@ -44,16 +52,25 @@ pub(super) fn load(
             (Element::Narrow(slot), 4) => registers.put(slot, word, mask),
             (Element::Wide(slot), 8) => {
                 let high = &words[at / 4 + 1];
-                let value = std::array::from_fn(|lane| u64::from(high[lane]) << 32 | u64::from(word[lane]));
+                let value =
+                    std::array::from_fn(|lane| u64::from(high[lane]) << 32 | u64::from(word[lane]));
                 registers.put(slot, &value, mask);
             }
             (element, bytes) => {
                 let (shift, bits) = (8 * (at % 4) as u32, 8 * bytes.min(4) as u32);
                 let part = |lane: usize| {
                     let raw = u64::from(word[lane] >> shift) << (64 - bits);
-                    if access.signed { (raw as i64 >> (64 - bits)) as u64 } else { raw >> (64 - bits) }
+                    if access.signed {
+                        (raw as i64 >> (64 - bits)) as u64
+                    } else {
+                        raw >> (64 - bits)
+                    }
                 };
-                let keep = if access.register_bits < 32 { (1 << access.register_bits) - 1 } else { u32::MAX };
+                let keep = if access.register_bits < 32 {
+                    (1 << access.register_bits) - 1
+                } else {
+                    u32::MAX
+                };
                 match element {
                     Element::Narrow(slot) => {
                         let value = std::array::from_fn(|lane| part(lane) as u32 & keep);
@@ -86,15 +103,29 @@ pub(super) fn store(
                 words[at / 4 + 1] = value.map(|value| (value >> 32) as u32);
             }
             (source, bytes) => {
-                let (shift, keep) = (8 * (at % 4) as u32, if bytes < 4 { (1 << (8 * bytes)) - 1 } else { u32::MAX });
+                let (shift, keep) = (
+                    8 * (at % 4) as u32,
+                    if bytes < 4 {
+                        (1 << (8 * bytes)) - 1
+                    } else {
+                        u32::MAX
+                    },
+                );
                 for lane in 0..32 {
-                    words[at / 4][lane] |= (element(registers, source, lane) as u32 & keep) << shift;
+                    words[at / 4][lane] |=
+                        (element(registers, source, lane) as u32 & keep) << shift;
                 }
             }
         }
     }
     let addresses = addresses(registers, access.address);
-    memory.store(own, (access.space, access.order), (mask, &addresses), width, &words)
+    memory.store(
+        own,
+        (access.space, access.order),
+        (mask, &addresses),
+        width,
+        &words,
+    )
 }
 
 pub(super) fn atomic(
@@ -104,15 +135,23 @@ pub(super) fn atomic(
     (memory, own): (&mut Memory<'_>, &mut Own),
 ) -> Result<(), LaneFault> {
     let addresses = addresses(registers, op.address);
-    let cut = if op.bytes == 8 { u64::MAX } else { (1 << (8 * op.bytes)) - 1 };
+    let cut = if op.bytes == 8 {
+        u64::MAX
+    } else {
+        (1 << (8 * op.bytes)) - 1
+    };
     for lane in lanes(mask) {
         let other = op.other.map_or(0, |other| element(registers, other, lane)) & cut;
         for (index, operand) in op.operand.iter().enumerate() {
             let value = element(registers, *operand, lane) & cut;
             let address = addresses[lane].wrapping_add((index * op.bytes) as u64);
-            let old = memory.atomic(own, (op.space, op.order), (lane, address), op.bytes, &mut |old| {
-                (op.update)(old, value, other) & cut
-            })?;
+            let old = memory.atomic(
+                own,
+                (op.space, op.order),
+                (lane, address),
+                op.bytes,
+                &mut |old| (op.update)(old, value, other) & cut,
+            )?;
             match op.old.get(index) {
                 Some(Element::Narrow(slot)) => registers.narrow[slot.0 as usize][lane] = old as u32,
                 Some(Element::Wide(slot)) => registers.wide[slot.0 as usize][lane] = old,

@@ -39,8 +39,15 @@ pub(super) struct Completed {
 
 impl Barriers {
     pub fn new(warps: u32) -> Self {
-        let everyone = if warps >= 32 { u32::MAX } else { (1 << warps) - 1 };
-        Self { everyone, states: [State::default(); COUNT] }
+        let everyone = if warps >= 32 {
+            u32::MAX
+        } else {
+            (1 << warps) - 1
+        };
+        Self {
+            everyone,
+            states: [State::default(); COUNT],
+        }
     }
 
     /// A warp arrives, with the predicate of each of its threads for `.red`; the barrier's result if it is complete.
@@ -57,11 +64,15 @@ impl Barriers {
         if let Some(threads) = threads
             && (threads == 0 || !threads.is_multiple_of(32))
         {
-            return Err(Cause::Instruction(format!("{threads} threads at a barrier: no multiple of 32")));
+            return Err(Cause::Instruction(format!(
+                "{threads} threads at a barrier: no multiple of 32"
+            )));
         }
         let bit = 1 << warp;
         if state.arrived & bit != 0 {
-            return Err(Cause::DivergentBarrier(format!("warp {warp} arrives twice at barrier {id}")));
+            return Err(Cause::DivergentBarrier(format!(
+                "warp {warp} arrives twice at barrier {id}"
+            )));
         }
         if state.arrived != 0 && state.threads != threads {
             let words = |threads: Option<u32>| threads.map_or("all".to_owned(), |n| n.to_string());
@@ -85,15 +96,29 @@ impl Barriers {
         if !complete {
             return Ok(None);
         }
-        let State { waiting, trues, voters, .. } = std::mem::take(state);
-        Ok(Some(Completed { id, waiting, trues, voters }))
+        let State {
+            waiting,
+            trues,
+            voters,
+            ..
+        } = std::mem::take(state);
+        Ok(Some(Completed {
+            id,
+            waiting,
+            trues,
+            voters,
+        }))
     }
 
     /// What is missing where a warp waits, in words.
     pub fn missing(&self, id: u32, done: u32) -> String {
-        let Some(state) = self.states.get(id as usize) else { return String::new() };
+        let Some(state) = self.states.get(id as usize) else {
+            return String::new();
+        };
         let list = |mask: u32| {
-            let all: Vec<String> = super::registers::lanes(mask).map(|warp| warp.to_string()).collect();
+            let all: Vec<String> = super::registers::lanes(mask)
+                .map(|warp| warp.to_string())
+                .collect();
             all.join(", ")
         };
         let missing = self.everyone & !state.arrived;

@@ -58,7 +58,8 @@ impl<'a> Block<'a> {
     pub fn new(common: &'a Common<'a>) -> Self {
         let threads: u32 = common.launch.block.iter().product();
         let bytes = common.code.shared_bytes as usize;
-        let bytes = dynamic_base(common.code) as usize * usize::from(common.launch.dynamic_shared > 0)
+        let bytes = dynamic_base(common.code) as usize
+            * usize::from(common.launch.dynamic_shared > 0)
             + common.launch.dynamic_shared as usize
             + bytes * usize::from(common.launch.dynamic_shared == 0);
         let code = common.code;
@@ -69,7 +70,12 @@ impl<'a> Block<'a> {
                 predicates: vec![0; code.predicates as usize],
             };
             let local_bytes = code.local_bytes as usize;
-            let own = Own { warp, cursor: Cursor::new(0), local: vec![0; local_bytes * 32], local_bytes };
+            let own = Own {
+                warp,
+                cursor: Cursor::new(0),
+                local: vec![0; local_bytes * 32],
+                local_bytes,
+            };
             Warp::new(registers, own)
         });
         Self {
@@ -89,7 +95,11 @@ impl<'a> Block<'a> {
         let threads: u32 = self.common.launch.block.iter().product();
         for warp in 0..self.warps.len() {
             let rest = threads - 32 * warp as u32;
-            let mask = if rest >= 32 { u32::MAX } else { (1 << rest) - 1 };
+            let mask = if rest >= 32 {
+                u32::MAX
+            } else {
+                (1 << rest) - 1
+            };
             self.fill(warp, index);
             self.warps[warp].own.cursor = Cursor::new(index as u32);
             self.warps[warp].start(mask);
@@ -104,7 +114,8 @@ impl<'a> Block<'a> {
     }
 
     fn schedule(&mut self, index: u64) -> Result<(), BlockFlaw> {
-        let mut order = Order(self.common.settings.seed ^ index.wrapping_mul(0xd6e8_feb8_6659_fd93));
+        let mut order =
+            Order(self.common.settings.seed ^ index.wrapping_mul(0xd6e8_feb8_6659_fd93));
         let mut barriers = Barriers::new(self.warps.len() as u32);
         // Barrier step of each warp that waits.
         let mut waits: Vec<Option<u32>> = vec![None; self.warps.len()];
@@ -116,20 +127,43 @@ impl<'a> Block<'a> {
             // Mostly long turns, for speed; now and then short ones, for what they bring to light.
             let turn = 1u32 << order.below(11);
             let before = self.warps[warp].steps;
-            let stop = self.warps[warp].run(self.common.code, &mut self.memory, turn).map_err(|flaw| (warp, flaw))?;
+            let stop = self.warps[warp]
+                .run(self.common.code, &mut self.memory, turn)
+                .map_err(|flaw| (warp, flaw))?;
             taken += self.warps[warp].steps - before;
             if taken > self.common.settings.step_limit {
-                let cause = Cause::Trap(format!("a block ran for more than {taken} steps of its warps"));
-                return Err((warp, Flaw { step: 0, lane: 0, cause }));
+                let cause = Cause::Trap(format!(
+                    "a block ran for more than {taken} steps of its warps"
+                ));
+                return Err((
+                    warp,
+                    Flaw {
+                        step: 0,
+                        lane: 0,
+                        cause,
+                    },
+                ));
             }
-            spins = if matches!(stop, Stop::Spin) { spins + 1 } else { 0 };
+            spins = if matches!(stop, Stop::Spin) {
+                spins + 1
+            } else {
+                0
+            };
             match stop {
                 Stop::Turn | Stop::Pause => {}
                 Stop::Spin => {
                     if spins > SPINS * self.warps.len() as u32 {
-                        let text = "all warps that can run wait for an mbarrier whose phase never ends";
+                        let text =
+                            "all warps that can run wait for an mbarrier whose phase never ends";
                         let cause = Cause::DivergentBarrier(text.to_owned());
-                        return Err((warp, Flaw { step: 0, lane: 0, cause }));
+                        return Err((
+                            warp,
+                            Flaw {
+                                step: 0,
+                                lane: 0,
+                                cause,
+                            },
+                        ));
                     }
                 }
                 Stop::Done => {
@@ -163,21 +197,44 @@ impl<'a> Block<'a> {
     }
 
     /// A warp comes to a barrier; the warps that go on, if it is complete.
-    fn arrive(&mut self, barriers: &mut Barriers, warp: usize, step: u32) -> Result<Option<u32>, BlockFlaw> {
-        let Op::Barrier(op) = &self.common.code.steps[step as usize].op else { return Ok(None) };
+    fn arrive(
+        &mut self,
+        barriers: &mut Barriers,
+        warp: usize,
+        step: u32,
+    ) -> Result<Option<u32>, BlockFlaw> {
+        let Op::Barrier(op) = &self.common.code.steps[step as usize].op else {
+            return Ok(None);
+        };
         let this = &self.warps[warp];
-        let flawed = |cause| (warp, Flaw { step, lane: this.live.trailing_zeros(), cause });
+        let flawed = |cause| {
+            (
+                warp,
+                Flaw {
+                    step,
+                    lane: this.live.trailing_zeros(),
+                    cause,
+                },
+            )
+        };
         let (id, count, votes) = this.at_barrier(op);
         if count.is_none() && this.live != this.initial {
             let gone = (this.initial & !this.live).count_ones();
-            let cause = Cause::DivergentBarrier(format!("{gone} threads of warp {warp} exited before it"));
+            let cause =
+                Cause::DivergentBarrier(format!("{gone} threads of warp {warp} exited before it"));
             return Err(flawed(cause));
         }
         let live = this.live;
-        let completed = barriers.arrive((id, warp as u32), count, &op.kind, (votes, live)).map_err(flawed)?;
+        let completed = barriers
+            .arrive((id, warp as u32), count, &op.kind, (votes, live))
+            .map_err(flawed)?;
         self.memory.shared.barrier_arrive(id, warp as u32);
-        let Some(completed) = completed else { return Ok(None) };
-        self.memory.shared.barrier_complete(completed.id, completed.waiting);
+        let Some(completed) = completed else {
+            return Ok(None);
+        };
+        self.memory
+            .shared
+            .barrier_complete(completed.id, completed.waiting);
         self.tell(op, completed);
         Ok(Some(completed.waiting))
     }
@@ -190,8 +247,13 @@ impl<'a> Block<'a> {
             match op.kind {
                 BarrierKind::Popc { d, .. } => this.registers.put(d, &[completed.trues; 32], mask),
                 BarrierKind::Vote { d, all, .. } => {
-                    let holds = if all { completed.trues == completed.voters } else { completed.trues > 0 };
-                    this.registers.set_predicate(d, if holds { u32::MAX } else { 0 }, mask);
+                    let holds = if all {
+                        completed.trues == completed.voters
+                    } else {
+                        completed.trues > 0
+                    };
+                    this.registers
+                        .set_predicate(d, if holds { u32::MAX } else { 0 }, mask);
                 }
                 _ => {}
             }
@@ -200,17 +262,32 @@ impl<'a> Block<'a> {
 
     /// Nothing runs any more: then nothing may wait.
     fn nobody_waits(&self, barriers: &Barriers, waits: &[Option<u32>]) -> Result<(), BlockFlaw> {
-        let Some((warp, step)) = waits.iter().enumerate().find_map(|(warp, step)| Some((warp, (*step)?))) else {
+        let Some((warp, step)) = waits
+            .iter()
+            .enumerate()
+            .find_map(|(warp, step)| Some((warp, (*step)?)))
+        else {
             return Ok(());
         };
-        let done = self.warps.iter().enumerate().filter(|(_, warp)| warp.done());
+        let done = self
+            .warps
+            .iter()
+            .enumerate()
+            .filter(|(_, warp)| warp.done());
         let done = done.fold(0, |mask, (warp, _)| mask | 1 << warp);
         let text = match &self.common.code.steps[step as usize].op {
             Op::Barrier(op) => barriers.missing(self.warps[warp].at_barrier(op).0, done),
             _ => String::new(),
         };
         let lane = self.warps[warp].live.trailing_zeros();
-        Err((warp, Flaw { step, lane, cause: Cause::DivergentBarrier(text) }))
+        Err((
+            warp,
+            Flaw {
+                step,
+                lane,
+                cause: Cause::DivergentBarrier(text),
+            },
+        ))
     }
 
     /// The registers' values from the start.
@@ -224,20 +301,31 @@ impl<'a> Block<'a> {
         for fill in &code.fills {
             let values: [u64; 32] = match fill.value {
                 Initial::Bits(bits) => [bits; 32],
-                Initial::Address(index) => [self.common.addresses.get(index as usize).copied().unwrap_or(0); 32],
+                Initial::Address(index) => {
+                    [self.common
+                        .addresses
+                        .get(index as usize)
+                        .copied()
+                        .unwrap_or(0); 32]
+                }
                 Initial::Predicate(value) => {
-                    self.warps[warp].registers.predicates[fill.slot as usize] = if value { u32::MAX } else { 0 };
+                    self.warps[warp].registers.predicates[fill.slot as usize] =
+                        if value { u32::MAX } else { 0 };
                     continue;
                 }
-                Initial::Special(special) => {
-                    std::array::from_fn(|lane| self.special(special, (warp as u32, lane as u32), index))
-                }
+                Initial::Special(special) => std::array::from_fn(|lane| {
+                    self.special(special, (warp as u32, lane as u32), index)
+                }),
             };
             let registers = &mut self.warps[warp].registers;
             if fill.wide {
                 registers.put(Slot::<u64>::new(fill.slot), &values, u32::MAX);
             } else {
-                registers.put(Slot::<u32>::new(fill.slot), &values.map(|value| value as u32), u32::MAX);
+                registers.put(
+                    Slot::<u32>::new(fill.slot),
+                    &values.map(|value| value as u32),
+                    u32::MAX,
+                );
             }
         }
     }
@@ -246,7 +334,9 @@ impl<'a> Block<'a> {
         let launch = self.common.launch;
         let dynamic_base = dynamic_base(self.common.code);
         let value = match special {
-            Special::Tid(dimension) => thread_of(warp * 32 + lane, launch.block)[dimension as usize],
+            Special::Tid(dimension) => {
+                thread_of(warp * 32 + lane, launch.block)[dimension as usize]
+            }
             Special::Ntid(dimension) => launch.block[dimension as usize],
             Special::Ctaid(dimension) => block_of(index, launch.grid)[dimension as usize],
             Special::Nctaid(dimension) => launch.grid[dimension as usize],
@@ -272,13 +362,18 @@ impl<'a> Block<'a> {
 
 /// Where dynamic shared memory begins.
 pub(super) fn dynamic_base(code: &Code) -> u32 {
-    code.shared_bytes.next_multiple_of(code.dynamic_align.max(16))
+    code.shared_bytes
+        .next_multiple_of(code.dynamic_align.max(16))
 }
 
 /// `ctaid` of a linear index.
 pub(super) fn block_of(index: u64, grid: [u32; 3]) -> [u32; 3] {
     let (x, y) = (u64::from(grid[0].max(1)), u64::from(grid[1].max(1)));
-    [(index % x) as u32, (index / x % y) as u32, (index / x / y) as u32]
+    [
+        (index % x) as u32,
+        (index / x % y) as u32,
+        (index / x / y) as u32,
+    ]
 }
 
 /// `tid` of a linear index.

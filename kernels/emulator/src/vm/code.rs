@@ -161,8 +161,17 @@ pub(super) enum BarrierKind {
     Sync,
     Arrive,
     /// `.red`: the predicate of each thread, and what becomes of it.
-    Popc { d: Slot<u32>, p: Predicate, negated: bool },
-    Vote { d: Predicate, p: Predicate, negated: bool, all: bool },
+    Popc {
+        d: Slot<u32>,
+        p: Predicate,
+        negated: bool,
+    },
+    Vote {
+        d: Predicate,
+        p: Predicate,
+        negated: bool,
+        all: bool,
+    },
 }
 
 /// `cp.async`.
@@ -189,27 +198,59 @@ pub(super) struct Mbarrier {
 pub(super) enum MbarrierKind {
     Init(Slot<u32>),
     Invalidate,
-    Arrive { state: Option<Slot<u64>>, count: Option<Slot<u32>>, expect: Option<Slot<u32>> },
+    Arrive {
+        state: Option<Slot<u64>>,
+        count: Option<Slot<u32>>,
+        expect: Option<Slot<u32>>,
+    },
     Expect(Slot<u32>),
     /// `cp.async.mbarrier.arrive`.
-    ArriveCopies { noinc: bool },
-    Test { d: Predicate, state: Slot<u64> },
-    TestParity { d: Predicate, parity: Slot<u32> },
+    ArriveCopies {
+        noinc: bool,
+    },
+    Test {
+        d: Predicate,
+        state: Slot<u64>,
+    },
+    TestParity {
+        d: Predicate,
+        parity: Slot<u32>,
+    },
 }
 
 /// `cp.async.bulk` of a plain range.
 #[derive(Debug)]
 pub(super) enum Bulk {
     /// Global to shared, with `complete_tx` at an mbarrier.
-    Load { to: Address, from: Address, bytes: Slot<u32>, mbarrier: Address },
+    Load {
+        to: Address,
+        from: Address,
+        bytes: Slot<u32>,
+        mbarrier: Address,
+    },
     /// Shared to global.
-    Store { to: Address, from: Address, bytes: Slot<u32> },
+    Store {
+        to: Address,
+        from: Address,
+        bytes: Slot<u32>,
+    },
 }
 
 /// `ldmatrix` and `stmatrix`.
 pub(super) enum MatrixMove {
-    Load { shape: crate::tensor::ldmatrix::Load, space: Space, address: Address, count: usize, d: Vec<Slot<u32>> },
-    Store { shape: crate::tensor::stmatrix::Store, space: Space, address: Address, s: Vec<Slot<u32>> },
+    Load {
+        shape: crate::tensor::ldmatrix::Load,
+        space: Space,
+        address: Address,
+        count: usize,
+        d: Vec<Slot<u32>>,
+    },
+    Store {
+        shape: crate::tensor::stmatrix::Store,
+        space: Space,
+        address: Address,
+        s: Vec<Slot<u32>>,
+    },
 }
 
 /// An operation.
@@ -221,7 +262,10 @@ pub(super) enum Op {
     /// Jump of the lanes where the guard holds.
     Branch(u32),
     /// `brx.idx`.
-    BranchIndexed { index: Slot<u32>, targets: Vec<u32> },
+    BranchIndexed {
+        index: Slot<u32>,
+        targets: Vec<u32>,
+    },
     Exit,
     Trap(&'static str),
     Load(Box<Access>),

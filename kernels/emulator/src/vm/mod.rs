@@ -49,17 +49,19 @@ pub struct Launch {
 pub struct Settings {
     /// Draws the order of warps.
     pub seed: u64,
-    /// Races in shared memory and between blocks.
-    pub race_check: bool,
-    /// Reads of what nobody wrote.
-    pub uninitialised_check: bool,
+    /// What to check besides bounds and alignment.
+    pub checks: Checks,
     /// Steps of all warps of one block after which it is taken to run forever.
     pub step_limit: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { seed: 0, race_check: true, uninitialised_check: true, step_limit: 1 << 32 }
+        Self {
+            seed: 0,
+            checks: Checks::default(),
+            step_limit: 1 << 32,
+        }
     }
 }
 
@@ -96,11 +98,7 @@ pub fn launch(entry: &Entry, launch: &Launch, device: &Device<'_>) -> Result<Rep
     let total: u64 = launch.grid.iter().map(|size| u64::from(*size)).product();
     let range = launch.blocks.clone().unwrap_or(0..total);
     let range = range.start.min(total)..range.end.min(total);
-    let checks = Checks {
-        uninitialised: device.settings.uninitialised_check,
-        shared_races: device.settings.race_check,
-        global_races: device.settings.race_check,
-    };
+    let checks = device.settings.checks;
     let view = device.memory.view(checks, total as usize);
     let common = Common {
         code,
@@ -129,7 +127,10 @@ pub fn launch(entry: &Entry, launch: &Launch, device: &Device<'_>) -> Result<Rep
         }
     };
     let blocks = range.end.saturating_sub(range.start);
-    let add = |a: Work, b: Work| Work { steps: a.steps + b.steps, lane_steps: a.lane_steps + b.lane_steps };
+    let add = |a: Work, b: Work| Work {
+        steps: a.steps + b.steps,
+        lane_steps: a.lane_steps + b.lane_steps,
+    };
     let work = range
         .into_par_iter()
         .map_init(|| Block::new(&common), |room, index| run(room, index))
@@ -138,12 +139,21 @@ pub fn launch(entry: &Entry, launch: &Launch, device: &Device<'_>) -> Result<Rep
     if let Some((index, flaw)) = flaws.into_iter().min_by_key(|(index, _)| *index) {
         return Err(located(entry, &common, index, flaw));
     }
-    Ok(Report { lane_instructions: work.lane_steps, warp_instructions: work.steps, blocks })
+    Ok(Report {
+        lane_instructions: work.lane_steps,
+        warp_instructions: work.steps,
+        blocks,
+    })
 }
 
 /// A flaw with its place in the PTX.
 fn located(entry: &Entry, common: &Common<'_>, index: u64, (warp, flaw): BlockFlaw) -> Fault {
-    let origin = common.code.origins.get(flaw.step as usize).copied().unwrap_or_default();
+    let origin = common
+        .code
+        .origins
+        .get(flaw.step as usize)
+        .copied()
+        .unwrap_or_default();
     let (line, text) = entry.image.instruction(origin);
     Fault {
         cause: flaw.cause,

@@ -83,14 +83,19 @@ impl Image {
     pub fn instruction(&self, (function, statement): (u32, u32)) -> (usize, String) {
         let function = self.module.functions.get(function as usize);
         match function.and_then(|function| function.body.get(statement as usize)) {
-            Some(Statement::Instruction(instruction)) => (instruction.line, Instruction::to_string(instruction)),
+            Some(Statement::Instruction(instruction)) => {
+                (instruction.line, Instruction::to_string(instruction))
+            }
             _ => (function.map_or(0, |function| function.line), String::new()),
         }
     }
 
     /// The index of a variable that a function declares.
     pub fn local_variable(&self, function: usize, statement: usize) -> u32 {
-        self.locals.get(&(function, statement)).copied().unwrap_or_default()
+        self.locals
+            .get(&(function, statement))
+            .copied()
+            .unwrap_or_default()
     }
 }
 
@@ -101,12 +106,22 @@ impl Program {
     /// Two functions of one name.
     pub fn new(module: &Module) -> Result<Self, Fault> {
         let (mut variables, mut names, mut locals) = (Vec::new(), HashMap::new(), HashMap::new());
-        let on_device = |variable: &Variable| matches!(variable.space, Space::Global | Space::Const);
-        for variable in module.variables.iter().filter(|variable| on_device(variable)) {
+        let on_device =
+            |variable: &Variable| matches!(variable.space, Space::Global | Space::Const);
+        for variable in module
+            .variables
+            .iter()
+            .filter(|variable| on_device(variable))
+        {
             names.insert(variable.name.clone(), variables.len() as u32);
             variables.push(variable.clone());
         }
-        for (function, body) in module.functions.iter().map(|function| &function.body).enumerate() {
+        for (function, body) in module
+            .functions
+            .iter()
+            .map(|function| &function.body)
+            .enumerate()
+        {
             for (at, statement) in body.iter().enumerate() {
                 if let Statement::Variable(variable) = statement
                     && on_device(variable)
@@ -116,18 +131,35 @@ impl Program {
                 }
             }
         }
-        let image = Arc::new(Image { module: module.clone(), variables, names, locals, addresses: OnceLock::new() });
+        let image = Arc::new(Image {
+            module: module.clone(),
+            variables,
+            names,
+            locals,
+            addresses: OnceLock::new(),
+        });
         let mut entries: Vec<Arc<Entry>> = Vec::new();
-        for (index, function) in module.functions.iter().enumerate().filter(|(_, function)| function.entry) {
+        for (index, function) in module
+            .functions
+            .iter()
+            .enumerate()
+            .filter(|(_, function)| function.entry)
+        {
             if entries.iter().any(|entry| entry.name == function.name) {
-                return Err(Cause::Instruction(format!("two entries are named {}", function.name)).into());
+                return Err(
+                    Cause::Instruction(format!("two entries are named {}", function.name)).into(),
+                );
             }
             let mut parameter_bytes = 0usize;
             let mut parameters = Vec::with_capacity(function.parameters.len());
             for parameter in &function.parameters {
                 let offset = parameter_bytes.next_multiple_of(parameter.align.max(1));
                 parameter_bytes = offset + parameter.bytes;
-                parameters.push(ParameterLayout { offset, size: parameter.bytes, align: parameter.align });
+                parameters.push(ParameterLayout {
+                    offset,
+                    size: parameter.bytes,
+                    align: parameter.align,
+                });
             }
             entries.push(Arc::new(Entry {
                 name: function.name.clone(),
@@ -166,10 +198,16 @@ impl Program {
         let mut addresses = Vec::new();
         for variable in &self.image.variables {
             if variable.external {
-                return Err(Cause::Instruction(format!("variable {} is of another module", variable.name)).into());
+                return Err(Cause::Instruction(format!(
+                    "variable {} is of another module",
+                    variable.name
+                ))
+                .into());
             }
             let address = memory.allocate(variable.bytes.max(1) as u64);
-            addresses.push(address.ok_or_else(|| Cause::LaunchLimit("no memory for the module".to_owned()))?);
+            addresses.push(
+                address.ok_or_else(|| Cause::LaunchLimit("no memory for the module".to_owned()))?,
+            );
         }
         for (variable, address) in self.image.variables.iter().zip(&addresses) {
             let mut bytes = variable.initial.clone();
@@ -178,12 +216,18 @@ impl Program {
                 let index = self.image.names.get(name);
                 let target = index.and_then(|index| addresses.get(*index as usize));
                 let Some(target) = target else {
-                    return Err(Cause::Instruction(format!("variable {name} is not declared")).into());
+                    return Err(
+                        Cause::Instruction(format!("variable {name} is not declared")).into(),
+                    );
                 };
                 if let Some(place) = bytes.get_mut(*offset..offset + 8) {
                     let mut addend = [0; 8];
                     addend.copy_from_slice(place);
-                    place.copy_from_slice(&target.wrapping_add(u64::from_le_bytes(addend)).to_le_bytes());
+                    place.copy_from_slice(
+                        &target
+                            .wrapping_add(u64::from_le_bytes(addend))
+                            .to_le_bytes(),
+                    );
                 }
             }
             memory.write(*address, &bytes)?;
@@ -197,7 +241,10 @@ impl Program {
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<(u64, usize)> {
         let index = *self.image.names.get(name)? as usize;
-        Some((*self.image.addresses.get()?.get(index)?, self.image.variables.get(index)?.bytes))
+        Some((
+            *self.image.addresses.get()?.get(index)?,
+            self.image.variables.get(index)?.bytes,
+        ))
     }
 
     /// Addresses that [`Program::load`] took, for [`Global::free`] when the module is unloaded.

@@ -91,7 +91,11 @@ impl Registers {
             *register = *values;
         } else {
             for lane in 0..32 {
-                register[lane] = if mask >> lane & 1 == 1 { values[lane] } else { register[lane] };
+                register[lane] = if mask >> lane & 1 == 1 {
+                    values[lane]
+                } else {
+                    register[lane]
+                };
             }
         }
     }
@@ -173,7 +177,12 @@ pub(super) fn map4<D: Word, A: Word, C: Word>(
 ) -> Action {
     Box::new(move |registers, mask| {
         let mut out = [D::default(); 32];
-        let (a, b, c, e) = (registers.get(a), registers.get(b), registers.get(c), registers.get(e));
+        let (a, b, c, e) = (
+            registers.get(a),
+            registers.get(b),
+            registers.get(c),
+            registers.get(e),
+        );
         for lane in 0..32 {
             out[lane] = f(a[lane], b[lane], c[lane], e[lane]);
         }

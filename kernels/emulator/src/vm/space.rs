@@ -57,11 +57,22 @@ struct Part {
 fn parts(space: Space, mask: u32, addresses: &[u64; 32]) -> Vec<Part> {
     let mut out: Vec<Part> = Vec::with_capacity(1);
     for lane in lanes(mask) {
-        let (space, address) = if space == Space::Generic { classify(addresses[lane]) } else { (space, addresses[lane]) };
-        let index = out.iter().position(|part| part.space == space).unwrap_or_else(|| {
-            out.push(Part { space, mask: 0, addresses: [0; 32] });
-            out.len() - 1
-        });
+        let (space, address) = if space == Space::Generic {
+            classify(addresses[lane])
+        } else {
+            (space, addresses[lane])
+        };
+        let index = out
+            .iter()
+            .position(|part| part.space == space)
+            .unwrap_or_else(|| {
+                out.push(Part {
+                    space,
+                    mask: 0,
+                    addresses: [0; 32],
+                });
+                out.len() - 1
+            });
         out[index].mask |= 1 << lane;
         out[index].addresses[lane] = address;
     }
@@ -85,19 +96,28 @@ impl Memory<'_> {
         match space {
             Space::Generic => {
                 for part in parts(space, mask, addresses) {
-                    self.load(own, (part.space, order), (part.mask, &part.addresses), width, out)?;
+                    self.load(
+                        own,
+                        (part.space, order),
+                        (part.mask, &part.addresses),
+                        width,
+                        out,
+                    )?;
                 }
                 Ok(())
             }
             Space::Global | Space::Const => {
                 own.cursor.strong = order.strong;
-                self.view.load_warp(&mut own.cursor, mask, addresses, width, out)?;
+                self.view
+                    .load_warp(&mut own.cursor, mask, addresses, width, out)?;
                 if order.acquire || order.strong {
                     self.view.acquire(&own.cursor);
                 }
                 Ok(())
             }
-            Space::Shared => self.shared.load_warp(own.warp, mask, &short(addresses), width, out),
+            Space::Shared => self
+                .shared
+                .load_warp(own.warp, mask, &short(addresses), width, out),
             Space::Local => {
                 for lane in lanes(mask) {
                     let at = own.place("load", lane, addresses[lane], width)?;
@@ -108,7 +128,10 @@ impl Memory<'_> {
             Space::Param => {
                 for lane in lanes(mask) {
                     let at = bounded("load", self.parameters.len(), addresses[lane], width);
-                    let at = at.map_err(|cause| LaneFault { lane: lane as u32, cause })?;
+                    let at = at.map_err(|cause| LaneFault {
+                        lane: lane as u32,
+                        cause,
+                    })?;
                     unpack(&self.parameters[at..at + width], lane, out);
                 }
                 Ok(())
@@ -128,7 +151,13 @@ impl Memory<'_> {
         match space {
             Space::Generic => {
                 for part in parts(space, mask, addresses) {
-                    self.store(own, (part.space, order), (part.mask, &part.addresses), width, values)?;
+                    self.store(
+                        own,
+                        (part.space, order),
+                        (part.mask, &part.addresses),
+                        width,
+                        values,
+                    )?;
                 }
                 Ok(())
             }
@@ -137,9 +166,13 @@ impl Memory<'_> {
                 if order.release {
                     self.view.release(&own.cursor);
                 }
-                self.view.store_warp(&mut own.cursor, mask, addresses, width, values)
+                self.view
+                    .store_warp(&mut own.cursor, mask, addresses, width, values)
             }
-            Space::Shared => self.shared.store_warp(own.warp, mask, &short(addresses), width, values),
+            Space::Shared => {
+                self.shared
+                    .store_warp(own.warp, mask, &short(addresses), width, values)
+            }
             Space::Local => {
                 for lane in lanes(mask) {
                     let at = own.place("store", lane, addresses[lane], width)?;
@@ -163,7 +196,11 @@ impl Memory<'_> {
         width: usize,
         update: &mut dyn FnMut(u64) -> u64,
     ) -> Outcome<u64> {
-        let (space, address) = if space == Space::Generic { classify(address) } else { (space, address) };
+        let (space, address) = if space == Space::Generic {
+            classify(address)
+        } else {
+            (space, address)
+        };
         let outcome = match space {
             Space::Global => {
                 own.cursor.strong = true;
@@ -176,9 +213,14 @@ impl Memory<'_> {
                 let address = u32::try_from(address).unwrap_or(u32::MAX);
                 self.shared.atomic(own.thread(lane), address, width, update)
             }
-            _ => Err(Cause::Instruction("an atomic in memory of one thread".to_owned())),
+            _ => Err(Cause::Instruction(
+                "an atomic in memory of one thread".to_owned(),
+            )),
         };
-        outcome.map_err(|cause| LaneFault { lane: lane as u32, cause })
+        outcome.map_err(|cause| LaneFault {
+            lane: lane as u32,
+            cause,
+        })
     }
 
     /// `cp.async` of one lane; `None` for a source that is not read.
@@ -194,15 +236,23 @@ impl Memory<'_> {
         let mut copy = || {
             if let Some((address, read)) = from {
                 if !address.is_multiple_of(bytes as u64) {
-                    return Err(Cause::Misaligned { access: "cp.async", bytes, address });
+                    return Err(Cause::Misaligned {
+                        access: "cp.async",
+                        bytes,
+                        address,
+                    });
                 }
                 own.cursor.strong = false;
-                self.view.load(&mut own.cursor, address, &mut buffer[..read.min(bytes)])?;
+                self.view
+                    .load(&mut own.cursor, address, &mut buffer[..read.min(bytes)])?;
             }
             let to = u32::try_from(to).unwrap_or(u32::MAX);
             self.shared.copy_async(thread, to, &buffer[..bytes])
         };
-        copy().map_err(|cause| LaneFault { lane: lane as u32, cause })
+        copy().map_err(|cause| LaneFault {
+            lane: lane as u32,
+            cause,
+        })
     }
 
     /// `fence`: global memory only; within a block, barriers order.
@@ -218,15 +268,29 @@ impl Own {
         self.warp * 32 + lane as u32
     }
 
-    fn place(&self, access: &'static str, lane: usize, address: u64, width: usize) -> Outcome<usize> {
+    fn place(
+        &self,
+        access: &'static str,
+        lane: usize,
+        address: u64,
+        width: usize,
+    ) -> Outcome<usize> {
         let at = bounded(access, self.local_bytes, address, width);
-        at.map(|at| lane * self.local_bytes + at).map_err(|cause| LaneFault { lane: lane as u32, cause })
+        at.map(|at| lane * self.local_bytes + at)
+            .map_err(|cause| LaneFault {
+                lane: lane as u32,
+                cause,
+            })
     }
 }
 
 fn bounded(access: &'static str, len: usize, address: u64, width: usize) -> Result<usize, Cause> {
     if !address.is_multiple_of(width as u64) {
-        return Err(Cause::Misaligned { access, bytes: width, address });
+        return Err(Cause::Misaligned {
+            access,
+            bytes: width,
+            address,
+        });
     }
     match usize::try_from(address) {
         Ok(at) if at.checked_add(width).is_some_and(|end| end <= len) => Ok(at),

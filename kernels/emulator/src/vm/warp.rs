@@ -81,7 +81,11 @@ impl Warp {
     /// Back to the first step, with the lanes of `mask`.
     pub fn start(&mut self, mask: u32) {
         self.fragments.clear();
-        self.fragments.push(Fragment { step: 0, mask, waiting: false });
+        self.fragments.push(Fragment {
+            step: 0,
+            mask,
+            waiting: false,
+        });
         (self.initial, self.live) = (mask, mask);
         (self.steps, self.lane_steps) = (0, 0);
         self.turn = false;
@@ -95,7 +99,12 @@ impl Warp {
     fn pick(&mut self) -> Option<(usize, u32)> {
         let mut best: Option<usize> = None;
         let runnable = |fragment: &Fragment| !fragment.waiting;
-        for (index, fragment) in self.fragments.iter().enumerate().filter(|(_, f)| runnable(f)) {
+        for (index, fragment) in self
+            .fragments
+            .iter()
+            .enumerate()
+            .filter(|(_, f)| runnable(f))
+        {
             let better = |best: usize| (fragment.step < self.fragments[best].step) != self.turn;
             if best.is_none_or(better) {
                 best = Some(index);
@@ -116,8 +125,15 @@ impl Warp {
                 other += 1;
             }
         }
-        let others = self.fragments.iter().enumerate().filter(|(at, f)| *at != index && runnable(f));
-        let limit = others.map(|(_, fragment)| fragment.step).min().unwrap_or(u32::MAX);
+        let others = self
+            .fragments
+            .iter()
+            .enumerate()
+            .filter(|(at, f)| *at != index && runnable(f));
+        let limit = others
+            .map(|(_, fragment)| fragment.step)
+            .min()
+            .unwrap_or(u32::MAX);
         Some((index, limit))
     }
 
@@ -128,10 +144,18 @@ impl Warp {
             if self.fragments.is_empty() {
                 return Ok(Stop::Done);
             }
-            let Some((index, limit)) = self.pick() else { return Err(self.stuck(code)) };
+            let Some((index, limit)) = self.pick() else {
+                return Err(self.stuck(code));
+            };
             let out_of_turn = std::mem::take(&mut self.turn) && limit != u32::MAX;
-            let (limit, burst) = if out_of_turn { (u32::MAX, BURST) } else { (limit, PATIENCE) };
-            if let Some(stop) = self.run_fragment((code, memory), index, (limit, burst), &mut left)? {
+            let (limit, burst) = if out_of_turn {
+                (u32::MAX, BURST)
+            } else {
+                (limit, PATIENCE)
+            };
+            if let Some(stop) =
+                self.run_fragment((code, memory), index, (limit, burst), &mut left)?
+            {
                 return Ok(stop);
             }
         }
@@ -145,18 +169,32 @@ impl Warp {
         (mut limit, burst): (u32, u32),
         left: &mut u32,
     ) -> Result<Option<Stop>, Flaw> {
-        let Fragment { step: mut at, mut mask, .. } = self.fragments[index];
+        let Fragment {
+            step: mut at,
+            mut mask,
+            ..
+        } = self.fragments[index];
         let mut patience = burst;
         macro_rules! park {
             () => {
-                self.fragments[index] = Fragment { step: at, mask, waiting: false }
+                self.fragments[index] = Fragment {
+                    step: at,
+                    mask,
+                    waiting: false,
+                }
             };
         }
         macro_rules! flawed {
             ($result:expr) => {
                 match $result {
                     Ok(value) => value,
-                    Err(LaneFault { lane, cause }) => return Err(Flaw { step: at, lane, cause }),
+                    Err(LaneFault { lane, cause }) => {
+                        return Err(Flaw {
+                            step: at,
+                            lane,
+                            cause,
+                        })
+                    }
                 }
             };
         }
@@ -188,20 +226,44 @@ impl Warp {
                         continue;
                     }
                     mask &= !active;
-                    self.fragments.push(Fragment { step: *target, mask: active, waiting: false });
-                    limit = if burst == BURST { limit } else { limit.min(*target) };
+                    self.fragments.push(Fragment {
+                        step: *target,
+                        mask: active,
+                        waiting: false,
+                    });
+                    limit = if burst == BURST {
+                        limit
+                    } else {
+                        limit.min(*target)
+                    };
                 }
-                Op::BranchIndexed { index: slot, targets } => {
+                Op::BranchIndexed {
+                    index: slot,
+                    targets,
+                } => {
                     let slots = *self.registers.get(*slot);
                     self.fragments.swap_remove(index);
-                    let mut push = |step: u32, mask: u32| match self.fragments.iter_mut().find(|f| f.step == step && !f.waiting) {
+                    let mut push = |step: u32, mask: u32| match self
+                        .fragments
+                        .iter_mut()
+                        .find(|f| f.step == step && !f.waiting)
+                    {
                         Some(fragment) => fragment.mask |= mask,
-                        None => self.fragments.push(Fragment { step, mask, waiting: false }),
+                        None => self.fragments.push(Fragment {
+                            step,
+                            mask,
+                            waiting: false,
+                        }),
                     };
                     for lane in lanes(active) {
                         let Some(target) = targets.get(slots[lane] as usize) else {
-                            let cause = Cause::Instruction(format!("there is no branch {}", slots[lane]));
-                            return Err(Flaw { step: at, lane: lane as u32, cause });
+                            let cause =
+                                Cause::Instruction(format!("there is no branch {}", slots[lane]));
+                            return Err(Flaw {
+                                step: at,
+                                lane: lane as u32,
+                                cause,
+                            });
                         };
                         push(*target, 1 << lane);
                     }
@@ -213,7 +275,9 @@ impl Warp {
                 Op::Exit => {
                     self.live &= !active;
                     mask &= !active;
-                    self.fragments.iter_mut().for_each(|fragment| fragment.waiting = false);
+                    self.fragments
+                        .iter_mut()
+                        .for_each(|fragment| fragment.waiting = false);
                     if mask == 0 {
                         self.fragments.swap_remove(index);
                         return Ok(None);
@@ -221,32 +285,64 @@ impl Warp {
                 }
                 Op::Trap(why) => {
                     let cause = Cause::Trap((*why).to_owned());
-                    return Err(Flaw { step: at, lane: active.trailing_zeros(), cause });
+                    return Err(Flaw {
+                        step: at,
+                        lane: active.trailing_zeros(),
+                        cause,
+                    });
                 }
                 Op::Load(op) => {
-                    flawed!(access::load(op, &mut self.registers, active, (memory, &mut self.own)));
+                    flawed!(access::load(
+                        op,
+                        &mut self.registers,
+                        active,
+                        (memory, &mut self.own)
+                    ));
                 }
                 Op::Store(op) => {
-                    flawed!(access::store(op, &self.registers, active, (memory, &mut self.own)));
+                    flawed!(access::store(
+                        op,
+                        &self.registers,
+                        active,
+                        (memory, &mut self.own)
+                    ));
                 }
                 Op::Atomic(op) => {
-                    flawed!(access::atomic(op, &mut self.registers, active, (memory, &mut self.own)));
+                    flawed!(access::atomic(
+                        op,
+                        &mut self.registers,
+                        active,
+                        (memory, &mut self.own)
+                    ));
                 }
                 Op::CopyAsync(op) => {
-                    flawed!(asynchronous::copy(op, &self.registers, active, (memory, &mut self.own)));
+                    flawed!(asynchronous::copy(
+                        op,
+                        &self.registers,
+                        active,
+                        (memory, &mut self.own)
+                    ));
                 }
-                Op::Commit => lanes(active).for_each(|lane| memory.shared.commit_group(self.own.thread(lane))),
+                Op::Commit => {
+                    lanes(active).for_each(|lane| memory.shared.commit_group(self.own.thread(lane)))
+                }
                 Op::WaitGroup(pending) => {
                     for lane in lanes(active) {
                         match pending {
-                            Some(pending) => memory.shared.wait_group(self.own.thread(lane), *pending as usize),
+                            Some(pending) => memory
+                                .shared
+                                .wait_group(self.own.thread(lane), *pending as usize),
                             None => memory.shared.wait_all(self.own.thread(lane)),
                         }
                     }
                 }
                 Op::Mbarrier(op) => {
-                    let spins =
-                        flawed!(asynchronous::mbarrier(op, &mut self.registers, active, (memory, &mut self.own)));
+                    let spins = flawed!(asynchronous::mbarrier(
+                        op,
+                        &mut self.registers,
+                        active,
+                        (memory, &mut self.own)
+                    ));
                     if spins {
                         at += 1;
                         park!();
@@ -255,11 +351,18 @@ impl Warp {
                     }
                 }
                 Op::Bulk(op) => {
-                    flawed!(asynchronous::bulk(op, &self.registers, active, (memory, &mut self.own)));
+                    flawed!(asynchronous::bulk(
+                        op,
+                        &self.registers,
+                        active,
+                        (memory, &mut self.own)
+                    ));
                 }
                 Op::Fence => memory.fence(&self.own),
                 Op::Clock(element) => match element {
-                    Element::Narrow(slot) => self.registers.put(*slot, &[self.steps as u32; 32], active),
+                    Element::Narrow(slot) => {
+                        self.registers.put(*slot, &[self.steps as u32; 32], active)
+                    }
                     Element::Wide(slot) => self.registers.put(*slot, &[self.steps; 32], active),
                     Element::Sink => {}
                 },
@@ -271,7 +374,9 @@ impl Warp {
                     return Ok(Some(Stop::Pause));
                 }
                 Op::Together(members, action) => {
-                    let Some(groups) = self.gather(*members, (at, index), (mask, active), step.guard) else {
+                    let Some(groups) =
+                        self.gather(*members, (at, index), (mask, active), step.guard)
+                    else {
                         return Ok(None);
                     };
                     let (joined, groups) = flawed!(groups);
@@ -288,17 +393,26 @@ impl Warp {
                     return Ok(if *left == 0 { Some(Stop::Turn) } else { None });
                 }
                 Op::Matrix(op) => {
-                    let Some(groups) = self.gather(Members::All, (at, index), (mask, active), step.guard) else {
+                    let Some(groups) =
+                        self.gather(Members::All, (at, index), (mask, active), step.guard)
+                    else {
                         return Ok(None);
                     };
                     let (joined, _) = flawed!(groups);
-                    flawed!(asynchronous::matrix(op, &mut self.registers, joined, (memory, &mut self.own)));
+                    flawed!(asynchronous::matrix(
+                        op,
+                        &mut self.registers,
+                        joined,
+                        (memory, &mut self.own)
+                    ));
                     at += 1;
                     self.put_back(at, joined);
                     return Ok(if *left == 0 { Some(Stop::Turn) } else { None });
                 }
                 Op::Barrier(_) => {
-                    let Some(groups) = self.gather(Members::All, (at, index), (mask, active), step.guard) else {
+                    let Some(groups) =
+                        self.gather(Members::All, (at, index), (mask, active), step.guard)
+                    else {
                         return Ok(None);
                     };
                     let (joined, _) = flawed!(groups);
@@ -311,7 +425,11 @@ impl Warp {
     }
 
     fn put_back(&mut self, step: u32, mask: u32) {
-        self.fragments.push(Fragment { step, mask, waiting: false });
+        self.fragments.push(Fragment {
+            step,
+            mask,
+            waiting: false,
+        });
     }
 
     /// Brings lanes together: nothing if some are missing, and the fragment waits. Else the fragments at this step are
@@ -324,12 +442,18 @@ impl Warp {
         (mask, active): (u32, u32),
         guard: Option<(super::registers::Predicate, bool)>,
     ) -> Option<Result<(u32, Vec<u32>), LaneFault>> {
-        self.fragments[index] = Fragment { step: at, mask, waiting: true };
+        self.fragments[index] = Fragment {
+            step: at,
+            mask,
+            waiting: true,
+        };
         let here = self.fragments.iter().filter(|f| f.step == at);
         let joined = here.fold(0, |joined, fragment| joined | fragment.mask);
         let active = match guard {
             None => joined,
-            Some((p, negated)) => joined & (self.registers.predicate(p) ^ if negated { u32::MAX } else { 0 }) | active,
+            Some((p, negated)) => {
+                joined & (self.registers.predicate(p) ^ if negated { u32::MAX } else { 0 }) | active
+            }
         };
         let groups = match members {
             Members::All => {
@@ -345,10 +469,14 @@ impl Warp {
                     let lane = rest.trailing_zeros();
                     let wanted = masks[lane as usize];
                     if wanted >> lane & 1 == 0 {
-                        let cause = Cause::Instruction(format!("the lane is not in its own member mask {wanted:#010x}"));
+                        let cause = Cause::Instruction(format!(
+                            "the lane is not in its own member mask {wanted:#010x}"
+                        ));
                         return Some(Err(LaneFault { lane, cause }));
                     }
-                    let group = lanes(active).filter(|l| masks[*l] == wanted).fold(0u32, |g, l| g | 1 << l);
+                    let group = lanes(active)
+                        .filter(|l| masks[*l] == wanted)
+                        .fold(0u32, |g, l| g | 1 << l);
                     if wanted & self.live & !group != 0 {
                         return None;
                     }
@@ -365,17 +493,33 @@ impl Warp {
     /// No fragment can go on: each waits for lanes that wait elsewhere.
     fn stuck(&self, code: &Code) -> Flaw {
         let Some(first) = self.fragments.iter().min_by_key(|fragment| fragment.step) else {
-            return Flaw { step: 0, lane: 0, cause: Cause::DivergentBarrier("nothing runs".to_owned()) };
+            return Flaw {
+                step: 0,
+                lane: 0,
+                cause: Cause::DivergentBarrier("nothing runs".to_owned()),
+            };
         };
         let others = self.live & !first.mask;
         let text = format!(
             "lanes {:#010x} wait here for lanes {others:#010x}, which {}",
             first.mask,
-            if self.fragments.len() > 1 { "wait at another instruction" } else { "do not come" }
+            if self.fragments.len() > 1 {
+                "wait at another instruction"
+            } else {
+                "do not come"
+            }
         );
         let barrier = matches!(code.steps[first.step as usize].op, Op::Barrier(_));
-        let cause = if barrier { Cause::DivergentBarrier(text) } else { Cause::Instruction(text) };
-        Flaw { step: first.step, lane: first.mask.trailing_zeros(), cause }
+        let cause = if barrier {
+            Cause::DivergentBarrier(text)
+        } else {
+            Cause::Instruction(text)
+        };
+        Flaw {
+            step: first.step,
+            lane: first.mask.trailing_zeros(),
+            cause,
+        }
     }
 
     /// What a barrier needs to know of the warp: its number, its count of threads, the votes.

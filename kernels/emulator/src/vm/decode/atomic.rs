@@ -15,15 +15,23 @@ impl Decoder<'_> {
         let hint = opcode.sees("L2::cache_hint");
         opcode.ignore(&["noftz", "v2", "v4", "v8"]);
         opcode.ignore_starting(&["L2::", "L1::", "level::"]);
-        let operands = if hint { &operands[..operands.len().saturating_sub(1)] } else { operands };
+        let operands = if hint {
+            &operands[..operands.len().saturating_sub(1)]
+        } else {
+            operands
+        };
         let kind = opcode.kind()?;
         let name = opcode
-            .one_of(&["add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"])
+            .one_of(&[
+                "add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec",
+            ])
             .ok_or("an operation is expected")?;
         let (d, address, operand, other) = match (opcode.base, operands) {
             ("red", [address, operand]) => (None, address, operand, None),
             ("atom", [d, address, operand]) => (Some(d), address, operand, None),
-            ("atom", [d, address, operand, other]) if name == "cas" => (Some(d), address, operand, Some(other)),
+            ("atom", [d, address, operand, other]) if name == "cas" => {
+                (Some(d), address, operand, Some(other))
+            }
             _ => return Err("another number of operands is expected".to_owned()),
         };
         if (name == "cas") != other.is_some() {
@@ -48,7 +56,10 @@ impl Decoder<'_> {
             operand,
             other,
             update: update(name, kind)?,
-            order: Order { strong: true, ..order },
+            order: Order {
+                strong: true,
+                ..order
+            },
         }))))
     }
 }
@@ -69,16 +80,24 @@ fn update(name: &str, kind: Type) -> Result<Update, String> {
             let sum = f32::from_bits(old as u32) + f32::from_bits(b as u32);
             u64::from(crate::vm::simd::bits(sum))
         }),
-        ("add", Type::F64) => Box::new(|old, b, _| (f64::from_bits(old) + f64::from_bits(b)).to_bits()),
+        ("add", Type::F64) => {
+            Box::new(|old, b, _| (f64::from_bits(old) + f64::from_bits(b)).to_bits())
+        }
         ("min" | "max", Type::F32) => {
             let max = name == "max";
             Box::new(move |old, b, _| {
                 let (a, b) = (f32::from_bits(old as u32), f32::from_bits(b as u32));
-                u64::from(crate::vm::simd::bits(super::single::extreme(a, b, max, false)))
+                u64::from(crate::vm::simd::bits(super::single::extreme(
+                    a, b, max, false,
+                )))
             })
         }
         ("add" | "min" | "max", Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2) => {
-            let format = if matches!(kind, Type::F16 | Type::F16x2) { Half::F16 } else { Half::Bf16 };
+            let format = if matches!(kind, Type::F16 | Type::F16x2) {
+                Half::F16
+            } else {
+                Half::Bf16
+            };
             let f = move |name: &str, a: u16, b: u16| match name {
                 "add" => half::add(a, b, format, HalfMode::default()),
                 "min" => half::min(a, b, format, false),
@@ -88,7 +107,9 @@ fn update(name: &str, kind: Type) -> Result<Update, String> {
             if bits == 16 {
                 Box::new(move |old, b, _| u64::from(f(&name, old as u16, b as u16)))
             } else {
-                Box::new(move |old, b, _| u64::from(half::map2(old as u32, b as u32, |a, b| f(&name, a, b))))
+                Box::new(move |old, b, _| {
+                    u64::from(half::map2(old as u32, b as u32, |a, b| f(&name, a, b)))
+                })
             }
         }
         ("add", Type::U32 | Type::S32 | Type::U64 | Type::S64 | Type::B32 | Type::B64) => {
@@ -96,8 +117,12 @@ fn update(name: &str, kind: Type) -> Result<Update, String> {
         }
         ("min", Type::U32 | Type::U64) => Box::new(|old, b, _| old.min(b)),
         ("max", Type::U32 | Type::U64) => Box::new(|old, b, _| old.max(b)),
-        ("min", Type::S32 | Type::S64) => Box::new(move |old, b, _| if signed(old) < signed(b) { old } else { b }),
-        ("max", Type::S32 | Type::S64) => Box::new(move |old, b, _| if signed(old) > signed(b) { old } else { b }),
+        ("min", Type::S32 | Type::S64) => {
+            Box::new(move |old, b, _| if signed(old) < signed(b) { old } else { b })
+        }
+        ("max", Type::S32 | Type::S64) => {
+            Box::new(move |old, b, _| if signed(old) > signed(b) { old } else { b })
+        }
         _ => return Err("this atomic is not implemented".to_owned()),
     })
 }

@@ -31,10 +31,20 @@ impl Decoder<'_> {
                 };
                 let index = self.source(index, Type::U32)?;
                 let scopes = self.scopes.scopes_outward();
-                let found = scopes.iter().find_map(|scope| self.tables.get(&(*scope, table.clone())));
-                let labels = found.ok_or_else(|| format!("{table} is not declared"))?.clone();
+                let found = scopes
+                    .iter()
+                    .find_map(|scope| self.tables.get(&(*scope, table.clone())));
+                let labels = found
+                    .ok_or_else(|| format!("{table} is not declared"))?
+                    .clone();
                 self.jump(labels);
-                self.push(Op::BranchIndexed { index, targets: Vec::new() }, guard);
+                self.push(
+                    Op::BranchIndexed {
+                        index,
+                        targets: Vec::new(),
+                    },
+                    guard,
+                );
             }
             "ret" => {
                 opcode.ignore(&["uni"]);
@@ -59,15 +69,25 @@ impl Decoder<'_> {
 
     fn jump(&mut self, labels: Vec<String>) {
         let (step, scope) = (self.code.steps.len(), self.scopes.current());
-        self.jumps.push(Jump { step, scope, labels });
+        self.jumps.push(Jump {
+            step,
+            scope,
+            labels,
+        });
     }
 
     /// Puts the body of the callee here. Its parameters are the caller's own places in local memory.
-    fn call(&mut self, operands: &[Operand], guard: Option<(Predicate, bool)>) -> Result<(), String> {
+    fn call(
+        &mut self,
+        operands: &[Operand],
+        guard: Option<(Predicate, bool)>,
+    ) -> Result<(), String> {
         let (results, name, arguments): (&[Operand], _, &[Operand]) = match operands {
-            [Operand::List(results), Operand::Name(name), Operand::List(arguments)] => {
-                (results, name, arguments)
-            }
+            [
+                Operand::List(results),
+                Operand::Name(name),
+                Operand::List(arguments),
+            ] => (results, name, arguments),
             [Operand::Name(name), Operand::List(arguments)] => (&[], name, arguments),
             [Operand::List(results), Operand::Name(name)] => (results, name, &[]),
             [Operand::Name(name)] => (&[], name, &[]),
@@ -83,7 +103,11 @@ impl Decoder<'_> {
             _ => {}
         }
         let image = self.image;
-        let index = image.module.functions.iter().position(|function| function.name == *name);
+        let index = image
+            .module
+            .functions
+            .iter()
+            .position(|function| function.name == *name);
         let index = index.ok_or_else(|| format!("function {name} has no body in this module"))?;
         let function = &image.module.functions[index];
         if results.len() != function.returns.len() || arguments.len() != function.parameters.len() {
@@ -109,7 +133,10 @@ impl Decoder<'_> {
             self.scopes.declare(&name, symbol);
         }
         self.function(index).map_err(|refusal| {
-            format!("in {name}, line {}: {}: `{}`", refusal.line, refusal.problem, refusal.text)
+            format!(
+                "in {name}, line {}: {}: `{}`",
+                refusal.line, refusal.problem, refusal.text
+            )
         })?;
         self.scopes.leave(outer);
         self.place = place;

@@ -76,7 +76,10 @@ impl Decoder<'_> {
         lanes(Box::new(move |registers, mask| {
             let at = |shift: u32| {
                 compare(registers.get(a), registers.get(b), |a: u32, b: u32| {
-                    holds(half_value(a >> shift, bf16, ftz), half_value(b >> shift, bf16, ftz))
+                    holds(
+                        half_value(a >> shift, bf16, ftz),
+                        half_value(b >> shift, bf16, ftz),
+                    )
                 })
             };
             let (low, high) = (at(0), at(16));
@@ -108,13 +111,20 @@ impl Decoder<'_> {
                 Type::Bf16x2 => 0x3f80,
                 _ => 0xffff,
             };
-            return lanes(crate::vm::registers::map2(d, (a, b), move |a: u32, b: u32| {
-                let part = |shift: u32| {
-                    let yes = holds(half_value(a >> shift, bf16, ftz), half_value(b >> shift, bf16, ftz));
-                    if yes { one << shift } else { 0u32 }
-                };
-                part(16) | part(0)
-            }));
+            return lanes(crate::vm::registers::map2(
+                d,
+                (a, b),
+                move |a: u32, b: u32| {
+                    let part = |shift: u32| {
+                        let yes = holds(
+                            half_value(a >> shift, bf16, ftz),
+                            half_value(b >> shift, bf16, ftz),
+                        );
+                        if yes { one << shift } else { 0u32 }
+                    };
+                    part(16) | part(0)
+                },
+            ));
         }
         let yes = match result {
             Type::F32 => 0x3f80_0000,
@@ -126,12 +136,18 @@ impl Decoder<'_> {
         let test = self.test(opcode, kind, [a, b])?;
         lanes(Box::new(move |registers, mask| {
             let holds = combine(test(registers), combined_with(registers, c));
-            let out: [u32; 32] = std::array::from_fn(|lane| if holds >> lane & 1 == 1 { yes } else { 0 });
+            let out: [u32; 32] =
+                std::array::from_fn(|lane| if holds >> lane & 1 == 1 { yes } else { 0 });
             registers.put(d, &out, mask);
         }))
     }
 
-    fn test(&mut self, opcode: &Opcode<'_>, kind: Type, [a, b]: [&Operand; 2]) -> Result<Test, String> {
+    fn test(
+        &mut self,
+        opcode: &Opcode<'_>,
+        kind: Type,
+        [a, b]: [&Operand; 2],
+    ) -> Result<Test, String> {
         if let Some(test) = with_integer!(kind, self.test_integers(opcode, kind, [a, b])) {
             return test;
         }
@@ -141,7 +157,11 @@ impl Decoder<'_> {
                 let (a, b) = self.source2::<u32>(a, b, kind)?;
                 let value = move |bits| {
                     let value = f32::from_bits(bits);
-                    if ftz { crate::convert::single::ftz(value) } else { value }
+                    if ftz {
+                        crate::convert::single::ftz(value)
+                    } else {
+                        value
+                    }
                 };
                 // The usual relations get loops of their own.
                 Ok(match relation(opcode)? {
@@ -149,14 +169,18 @@ impl Decoder<'_> {
                     "gt" if !ftz => test_of(a, b, |a, b| f32::from_bits(a) > f32::from_bits(b)),
                     name => {
                         let holds = float_holds(name);
-                        test_of(a, b, move |a: u32, b: u32| holds(value(a).into(), value(b).into()))
+                        test_of(a, b, move |a: u32, b: u32| {
+                            holds(value(a).into(), value(b).into())
+                        })
                     }
                 })
             }
             Type::F64 => {
                 let (a, b) = self.source2::<u64>(a, b, kind)?;
                 let holds = float_relation(opcode)?;
-                Ok(test_of(a, b, move |a: u64, b: u64| holds(f64::from_bits(a), f64::from_bits(b))))
+                Ok(test_of(a, b, move |a: u64, b: u64| {
+                    holds(f64::from_bits(a), f64::from_bits(b))
+                }))
             }
             Type::F16 | Type::Bf16 => {
                 let (a, b) = self.source2::<u32>(a, b, kind)?;
@@ -196,29 +220,58 @@ impl Decoder<'_> {
         lanes(Box::new(move |registers, mask| {
             let choice = registers.predicate(c) ^ if negated { u32::MAX } else { 0 };
             let (a, b) = (registers.get(a), registers.get(b));
-            let out: [T; 32] = std::array::from_fn(|lane| if choice >> lane & 1 == 1 { a[lane] } else { b[lane] });
+            let out: [T; 32] = std::array::from_fn(|lane| {
+                if choice >> lane & 1 == 1 {
+                    a[lane]
+                } else {
+                    b[lane]
+                }
+            });
             registers.put(d, &out, mask);
         }))
     }
 
     /// `slct`: by the sign of a third operand.
     fn select_sign(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Answer {
-        let [kind, by] = opcode.types()[..] else { return Err("two types are expected".to_owned()) };
+        let [kind, by] = opcode.types()[..] else {
+            return Err("two types are expected".to_owned());
+        };
         opcode.ignore(&["ftz"]);
         let [d, a, b, c] = exactly(operands)?;
         let c = self.source::<u32>(c, by)?;
-        let first = move |c: u32| if by == Type::F32 { f32::from_bits(c) >= 0.0 } else { (c as i32) >= 0 };
+        let first = move |c: u32| {
+            if by == Type::F32 {
+                f32::from_bits(c) >= 0.0
+            } else {
+                (c as i32) >= 0
+            }
+        };
         if kind.bytes() == 8 {
             let (d, (a, b)) = (self.target::<u64>(d)?, self.source2::<u64>(a, b, kind)?);
-            return lanes(map3(d, (a, b, c), move |a, b, c| if first(c) { a } else { b }));
+            return lanes(map3(
+                d,
+                (a, b, c),
+                move |a, b, c| if first(c) { a } else { b },
+            ));
         }
         let (d, (a, b)) = (self.target::<u32>(d)?, self.source2::<u32>(a, b, kind)?);
-        lanes(map3(d, (a, b, c), move |a, b, c| if first(c) { a } else { b }))
+        lanes(map3(
+            d,
+            (a, b, c),
+            move |a, b, c| if first(c) { a } else { b },
+        ))
     }
 
     fn test_class(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Answer {
         let kind = opcode.kind()?;
-        let classes = ["finite", "infinite", "number", "notanumber", "normal", "subnormal"];
+        let classes = [
+            "finite",
+            "infinite",
+            "number",
+            "notanumber",
+            "normal",
+            "subnormal",
+        ];
         let class = opcode.one_of(&classes).ok_or("a class is expected")?;
         let holds: fn(f64, bool) -> bool = match class {
             "finite" => |x, _| x.is_finite(),
@@ -232,7 +285,9 @@ impl Decoder<'_> {
         let p = self.predicate_target(p)?;
         let test = if kind == Type::F64 {
             let a = self.source::<u64>(a, kind)?;
-            test_of(a, a, move |a: u64, _| holds(f64::from_bits(a), f64::from_bits(a).is_subnormal()))
+            test_of(a, a, move |a: u64, _| {
+                holds(f64::from_bits(a), f64::from_bits(a).is_subnormal())
+            })
         } else {
             let a = self.source::<u32>(a, kind)?;
             test_of(a, a, move |a: u32, _| {
@@ -246,7 +301,11 @@ impl Decoder<'_> {
     }
 }
 
-fn test_of<A: Word>(a: Slot<A>, b: Slot<A>, f: impl Fn(A, A) -> bool + Send + Sync + 'static) -> Test {
+fn test_of<A: Word>(
+    a: Slot<A>,
+    b: Slot<A>,
+    f: impl Fn(A, A) -> bool + Send + Sync + 'static,
+) -> Test {
     Box::new(move |registers| compare(registers.get(a), registers.get(b), &f))
 }
 
@@ -262,7 +321,9 @@ fn half_value(bits: u32, bf16: bool, ftz: bool) -> f64 {
 }
 
 fn combined_with(registers: &Registers, c: Option<(Predicate, bool)>) -> u32 {
-    c.map_or(0, |(c, negated)| registers.predicate(c) ^ if negated { u32::MAX } else { 0 })
+    c.map_or(0, |(c, negated)| {
+        registers.predicate(c) ^ if negated { u32::MAX } else { 0 }
+    })
 }
 
 /// How a comparison joins a third predicate.
@@ -278,10 +339,12 @@ fn combination(opcode: &Opcode<'_>, expected: bool) -> Result<fn(u32, u32) -> u3
 
 fn relation(opcode: &Opcode<'_>) -> Result<&'static str, String> {
     const ALL: [&str; 18] = [
-        "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu",
-        "geu", "num", "nan",
+        "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu",
+        "gtu", "geu", "num", "nan",
     ];
-    opcode.one_of(&ALL).ok_or_else(|| "a relation is expected".to_owned())
+    opcode
+        .one_of(&ALL)
+        .ok_or_else(|| "a relation is expected".to_owned())
 }
 
 fn float_relation(opcode: &Opcode<'_>) -> Result<fn(f64, f64) -> bool, String> {

@@ -68,13 +68,14 @@ impl Decoder<'_> {
         let [to, from] = *opcode.last(2).ok_or("two types are expected")? else {
             return Err("two types are expected".to_owned());
         };
-        let rounding = match opcode.one_of(&["rn", "rz", "rm", "rp", "rna", "rni", "rzi", "rmi", "rpi"]) {
-            Some("rz" | "rzi") => Rounding::TowardZero,
-            Some("rm" | "rmi") => Rounding::Down,
-            Some("rp" | "rpi") => Rounding::Up,
-            Some("rna") => Rounding::NearestAway,
-            _ => Rounding::NearestEven,
-        };
+        let rounding =
+            match opcode.one_of(&["rn", "rz", "rm", "rp", "rna", "rni", "rzi", "rmi", "rpi"]) {
+                Some("rz" | "rzi") => Rounding::TowardZero,
+                Some("rm" | "rmi") => Rounding::Down,
+                Some("rp" | "rpi") => Rounding::Up,
+                Some("rna") => Rounding::NearestAway,
+                _ => Rounding::NearestEven,
+            };
         let mode = FloatMode {
             rounding,
             ftz: opcode.has("ftz"),
@@ -103,25 +104,43 @@ impl Decoder<'_> {
                 half(high) << 16 | half(low)
             }));
         }
-        let ends = end(to).zip(end(from)).ok_or_else(|| format!("cvt from .{from} to .{to} is not implemented"))?;
+        let ends = end(to)
+            .zip(end(from))
+            .ok_or_else(|| format!("cvt from .{from} to .{to} is not implemented"))?;
         let integral = matches!(opcode.one_of(&["rni", "rzi", "rmi", "rpi"]), Some(_));
         self.plain(operands, ends, (mode, integral))
     }
 
     /// To a pair of codes of 4 to 8 bits.
-    fn narrow(&mut self, operands: &[Operand], format: Minifloat, from: &str, mode: FloatMode) -> Answer {
-        let narrow = Narrow { rounding: mode.rounding, satfinite: mode.satfinite, relu: mode.relu };
+    fn narrow(
+        &mut self,
+        operands: &[Operand],
+        format: Minifloat,
+        from: &str,
+        mode: FloatMode,
+    ) -> Answer {
+        let narrow = Narrow {
+            rounding: mode.rounding,
+            satfinite: mode.satfinite,
+            relu: mode.relu,
+        };
         match (from, operands) {
             ("f32", [d, high, low]) => {
-                let (d, ab): (Slot<u32>, _) = (self.target(d)?, self.source2(high, low, Type::F32)?);
+                let (d, ab): (Slot<u32>, _) =
+                    (self.target(d)?, self.source2(high, low, Type::F32)?);
                 lanes(map2(d, ab, move |high: u32, low: u32| {
                     let value = |bits| f64::from(f32::from_bits(bits));
                     u32::from(encode_x2(format, value(high), value(low), narrow))
                 }))
             }
             ("f16x2" | "bf16x2", [d, pair]) => {
-                let half = if from == "f16x2" { Float::F16 } else { Float::Bf16 };
-                let (d, a): (Slot<u32>, Slot<u32>) = (self.target(d)?, self.source(pair, Type::B32)?);
+                let half = if from == "f16x2" {
+                    Float::F16
+                } else {
+                    Float::Bf16
+                };
+                let (d, a): (Slot<u32>, Slot<u32>) =
+                    (self.target(d)?, self.source(pair, Type::B32)?);
                 lanes(map1(d, a, move |a: u32| {
                     let value = |shift: u32| float::from_bits(u64::from(a >> shift & 0xffff), half);
                     u32::from(encode_x2(format, value(16), value(0), narrow))
@@ -131,9 +150,16 @@ impl Decoder<'_> {
         }
     }
 
-    fn plain(&mut self, operands: &[Operand], (to, from): (End, End), (mode, integral): (FloatMode, bool)) -> Answer {
+    fn plain(
+        &mut self,
+        operands: &[Operand],
+        (to, from): (End, End),
+        (mode, integral): (FloatMode, bool),
+    ) -> Answer {
         let [d, a] = super::exactly(operands)?;
-        let target = self.register(d).ok_or_else(|| format!("{d} is no register"))?;
+        let target = self
+            .register(d)
+            .ok_or_else(|| format!("{d} is no register"))?;
         let source_kind = match from {
             End::Int(Int { bits: 64, .. }) => Type::B64,
             End::Float(Float::F64) => Type::F64,
@@ -142,20 +168,32 @@ impl Decoder<'_> {
         };
         let source = match self.register(a) {
             Some(register) => register,
-            None if source_kind.bytes() == 8 => {
-                Register { element: Element::Wide(self.source(a, source_kind)?), bits: 64 }
-            }
-            None => Register { element: Element::Narrow(self.source(a, source_kind)?), bits: 32 },
+            None if source_kind.bytes() == 8 => Register {
+                element: Element::Wide(self.source(a, source_kind)?),
+                bits: 64,
+            },
+            None => Register {
+                element: Element::Narrow(self.source(a, source_kind)?),
+                bits: 32,
+            },
         };
         if let Some(action) = usual(&target, &source, (to, from), mode, integral) {
             return lanes(action);
         }
         let f = conversion(to, from, mode, integral);
         // A signed result fills a wider register with its sign; unsigned ones come zero-extended.
-        let keep = if target.bits >= 64 { u64::MAX } else { (1 << target.bits) - 1 };
+        let keep = if target.bits >= 64 {
+            u64::MAX
+        } else {
+            (1 << target.bits) - 1
+        };
         lanes(match (target.element, source.element) {
-            (Element::Narrow(d), Element::Narrow(a)) => map1(d, a, move |a: u32| (f(u64::from(a)) & keep) as u32),
-            (Element::Narrow(d), Element::Wide(a)) => map1(d, a, move |a: u64| (f(a) & keep) as u32),
+            (Element::Narrow(d), Element::Narrow(a)) => {
+                map1(d, a, move |a: u32| (f(u64::from(a)) & keep) as u32)
+            }
+            (Element::Narrow(d), Element::Wide(a)) => {
+                map1(d, a, move |a: u64| (f(a) & keep) as u32)
+            }
             (Element::Wide(d), Element::Narrow(a)) => map1(d, a, move |a: u32| f(u64::from(a))),
             (Element::Wide(d), Element::Wide(a)) => map1(d, a, f),
             _ => return Err("cvt needs registers".to_owned()),
@@ -172,13 +210,28 @@ impl Decoder<'_> {
             _ => return Err("3 or 4 operands are expected".to_owned()),
         };
         let to = match kinds.first() {
-            Some(Type::S8) => Int { bits: 8, signed: true },
-            Some(Type::U8) => Int { bits: 8, signed: false },
-            Some(Type::S16) => Int { bits: 16, signed: true },
-            Some(Type::U16) => Int { bits: 16, signed: false },
+            Some(Type::S8) => Int {
+                bits: 8,
+                signed: true,
+            },
+            Some(Type::U8) => Int {
+                bits: 8,
+                signed: false,
+            },
+            Some(Type::S16) => Int {
+                bits: 16,
+                signed: true,
+            },
+            Some(Type::U16) => Int {
+                bits: 16,
+                signed: false,
+            },
             _ => return Err("cvt.pack to this type is not implemented".to_owned()),
         };
-        let from = Int { bits: 32, signed: true };
+        let from = Int {
+            bits: 32,
+            signed: true,
+        };
         let d: Slot<u32> = self.target(&operands[0])?;
         let (a, b) = self.source2::<u32>(a, b, Type::S32)?;
         let c = match c {
@@ -186,16 +239,25 @@ impl Decoder<'_> {
             None => self.source(&Operand::Literal(crate::ptx::Number::Integer(0)), Type::B32)?,
         };
         let cut = (1u32 << to.bits) - 1;
-        lanes(crate::vm::registers::map3(d, (a, b, c), move |a: u32, b: u32, c: u32| {
-            let one = |x: u32| integer::convert(u64::from(x), from, to, true) as u32 & cut;
-            let rest = c.checked_shl(2 * u32::from(to.bits)).unwrap_or(0);
-            rest | one(a) << to.bits | one(b)
-        }))
+        lanes(crate::vm::registers::map3(
+            d,
+            (a, b, c),
+            move |a: u32, b: u32, c: u32| {
+                let one = |x: u32| integer::convert(u64::from(x), from, to, true) as u32 & cut;
+                let rest = c.checked_shl(2 * u32::from(to.bits)).unwrap_or(0);
+                rest | one(a) << to.bits | one(b)
+            },
+        ))
     }
 }
 
 /// Any conversion, bits to bits.
-fn conversion(to: End, from: End, mode: FloatMode, integral: bool) -> impl Fn(u64) -> u64 + Send + Sync + 'static {
+fn conversion(
+    to: End,
+    from: End,
+    mode: FloatMode,
+    integral: bool,
+) -> impl Fn(u64) -> u64 + Send + Sync + 'static {
     move |bits| match (to, from) {
         (End::Int(to), End::Int(from)) => integer::convert(bits, from, to, mode.sat),
         (End::Int(to), End::Float(from)) => {
@@ -206,7 +268,14 @@ fn conversion(to: End, from: End, mode: FloatMode, integral: bool) -> impl Fn(u6
         (End::Float(to), End::Int(from)) => integer::to_float(bits, from, to, mode),
         (End::Float(to), End::Float(from)) if integral => {
             let whole = integer::to_integral(float::from_bits(bits, from), mode.rounding);
-            float::to_bits(whole, to, FloatMode { rounding: Rounding::NearestEven, ..mode })
+            float::to_bits(
+                whole,
+                to,
+                FloatMode {
+                    rounding: Rounding::NearestEven,
+                    ..mode
+                },
+            )
         }
         (End::Float(to), End::Float(from)) => float::convert(bits, from, to, mode),
     }
@@ -225,10 +294,22 @@ fn usual(
     let f32 = End::Float(Float::F32);
     Some(match (target.element, source.element) {
         (Element::Wide(d), Element::Narrow(a)) if plain && source.bits == 32 => match ends {
-            (End::Int(Int { bits: 64, .. }), End::Int(from)) if from == (Int { bits: 32, signed: true }) => {
+            (End::Int(Int { bits: 64, .. }), End::Int(from))
+                if from
+                    == (Int {
+                        bits: 32,
+                        signed: true,
+                    }) =>
+            {
                 map1(d, a, |a: u32| i64::from(a as i32) as u64)
             }
-            (End::Int(Int { bits: 64, .. }), End::Int(from)) if from == (Int { bits: 32, signed: false }) => {
+            (End::Int(Int { bits: 64, .. }), End::Int(from))
+                if from
+                    == (Int {
+                        bits: 32,
+                        signed: false,
+                    }) =>
+            {
                 map1(d, a, u64::from)
             }
             _ => return None,
@@ -239,14 +320,18 @@ fn usual(
         },
         (Element::Narrow(d), Element::Narrow(a)) if plain && target.bits == 32 => {
             if ends == (f32, End::Float(Float::F16)) {
-                map1(d, a, |a: u32| crate::vm::simd::bits(half::f16::from_bits(a as u16).to_f32()))
+                map1(d, a, |a: u32| {
+                    crate::vm::simd::bits(half::f16::from_bits(a as u16).to_f32())
+                })
             } else if ends == (f32, End::Float(Float::Bf16)) {
                 map1(d, a, |a: u32| (a & 0xffff) << 16)
             } else if ends == (f32, int(32, true)) {
                 map1(d, a, |a: u32| (a as i32 as f32).to_bits())
             } else if ends == (f32, int(32, false)) {
                 map1(d, a, |a: u32| (a as f32).to_bits())
-            } else if ends == (int(32, false), int(16, false)) || ends == (int(32, true), int(16, false)) {
+            } else if ends == (int(32, false), int(16, false))
+                || ends == (int(32, true), int(16, false))
+            {
                 map1(d, a, |a: u32| a & 0xffff)
             } else {
                 return None;

@@ -18,8 +18,20 @@ impl Decoder<'_> {
         if opcode.sees_type() != Some(Type::F64)
             || !matches!(
                 opcode.base,
-                "add" | "sub" | "mul" | "div" | "fma" | "mad" | "min" | "max" | "abs" | "neg" | "copysign" | "rcp"
-                    | "sqrt" | "rsqrt"
+                "add"
+                    | "sub"
+                    | "mul"
+                    | "div"
+                    | "fma"
+                    | "mad"
+                    | "min"
+                    | "max"
+                    | "abs"
+                    | "neg"
+                    | "copysign"
+                    | "rcp"
+                    | "sqrt"
+                    | "rsqrt"
             )
         {
             return Ok(None);
@@ -35,13 +47,23 @@ impl Decoder<'_> {
                 let (a, b) = self.source2(a, b, Type::F64)?;
                 let abc = (a, b, self.source(c, Type::F64)?);
                 map3(d, abc, move |a: u64, b: u64, c: u64| {
-                    bits(fma(f64::from_bits(a), f64::from_bits(b), f64::from_bits(c), rounding))
+                    bits(fma(
+                        f64::from_bits(a),
+                        f64::from_bits(b),
+                        f64::from_bits(c),
+                        rounding,
+                    ))
                 })
             }
         })
     }
 
-    fn double1(&mut self, opcode: &Opcode<'_>, operands: &[Operand], rounding: Rounding) -> Result<Action, String> {
+    fn double1(
+        &mut self,
+        opcode: &Opcode<'_>,
+        operands: &[Operand],
+        rounding: Rounding,
+    ) -> Result<Action, String> {
         let [d, a] = exactly(operands)?;
         let (d, a): (Slot<u64>, Slot<u64>) = (self.target(d)?, self.source(a, Type::F64)?);
         let approximate = opcode.has("approx");
@@ -60,7 +82,12 @@ impl Decoder<'_> {
         })
     }
 
-    fn double2(&mut self, opcode: &Opcode<'_>, operands: &[Operand], rounding: Rounding) -> Result<Action, String> {
+    fn double2(
+        &mut self,
+        opcode: &Opcode<'_>,
+        operands: &[Operand],
+        rounding: Rounding,
+    ) -> Result<Action, String> {
         let [d, a, b] = exactly(operands)?;
         let d: Slot<u64> = self.target(d)?;
         let ab: (Slot<u64>, Slot<u64>) = self.source2(a, b, Type::F64)?;
@@ -68,8 +95,12 @@ impl Decoder<'_> {
         Ok(match opcode.base {
             "add" => map2(d, ab, move |a, b| bits(add(value(a), value(b), rounding))),
             "sub" => map2(d, ab, move |a, b| bits(add(value(a), -value(b), rounding))),
-            "mul" => map2(d, ab, move |a, b| bits(fma(value(a), value(b), -0.0, rounding))),
-            "div" if rounding == Rounding::NearestEven => map2(d, ab, move |a, b| bits(value(a) / value(b))),
+            "mul" => map2(d, ab, move |a, b| {
+                bits(fma(value(a), value(b), -0.0, rounding))
+            }),
+            "div" if rounding == Rounding::NearestEven => {
+                map2(d, ab, move |a, b| bits(value(a) / value(b)))
+            }
             "min" | "max" => {
                 let max = opcode.base == "max";
                 map2(d, ab, move |a, b| {

@@ -10,7 +10,17 @@ impl Decoder<'_> {
     pub(super) fn half(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Answer {
         if !matches!(
             opcode.base,
-            "add" | "sub" | "mul" | "fma" | "min" | "max" | "abs" | "neg" | "ex2" | "tanh" | "copysign"
+            "add"
+                | "sub"
+                | "mul"
+                | "fma"
+                | "min"
+                | "max"
+                | "abs"
+                | "neg"
+                | "ex2"
+                | "tanh"
+                | "copysign"
         ) {
             return Ok(None);
         }
@@ -23,7 +33,11 @@ impl Decoder<'_> {
         };
         let kind = opcode.kind()?;
         opcode.ignore(&["rn", "approx"]);
-        let mode = HalfMode { ftz: opcode.has("ftz"), sat: opcode.has("sat"), relu: opcode.has("relu") };
+        let mode = HalfMode {
+            ftz: opcode.has("ftz"),
+            sat: opcode.has("sat"),
+            relu: opcode.has("relu"),
+        };
         let d: Slot<u32> = self.target(operands.first().ok_or("operands are expected")?)?;
         let part = move |x: u32, shift: u32| (x >> shift) as u16;
         match operands.len() {
@@ -32,7 +46,9 @@ impl Decoder<'_> {
                 let a: Slot<u32> = self.source(a, kind)?;
                 let f = one(opcode.base, format, mode)?;
                 lanes(if packed {
-                    map1(d, a, move |a| u32::from(f(part(a, 16))) << 16 | u32::from(f(part(a, 0))))
+                    map1(d, a, move |a| {
+                        u32::from(f(part(a, 16))) << 16 | u32::from(f(part(a, 0)))
+                    })
                 } else {
                     map1(d, a, move |a| u32::from(f(part(a, 0))))
                 })
@@ -47,7 +63,9 @@ impl Decoder<'_> {
                 lanes(if packed {
                     map2(d, ab, move |a, b| half::map2(a, b, &f))
                 } else {
-                    map2(d, ab, move |a: u32, b: u32| u32::from(f(part(a, 0), part(b, 0))))
+                    map2(d, ab, move |a: u32, b: u32| {
+                        u32::from(f(part(a, 0), part(b, 0)))
+                    })
                 })
             }
             _ => {
@@ -62,7 +80,9 @@ impl Decoder<'_> {
                 lanes(if packed {
                     map3(d, abc, move |a, b, c| half::map3(a, b, c, f))
                 } else {
-                    map3(d, abc, move |a: u32, b: u32, c: u32| u32::from(f(part(a, 0), part(b, 0), part(c, 0))))
+                    map3(d, abc, move |a: u32, b: u32, c: u32| {
+                        u32::from(f(part(a, 0), part(b, 0), part(c, 0)))
+                    })
                 })
             }
         }
@@ -74,7 +94,11 @@ type Binary = Box<dyn Fn(u16, u16) -> u16 + Send + Sync>;
 
 fn one(base: &str, format: Half, mode: HalfMode) -> Result<Unary, String> {
     let flush = move |bits: u16| {
-        if mode.ftz && format == Half::F16 && bits & 0x7c00 == 0 { bits & 0x8000 } else { bits }
+        if mode.ftz && format == Half::F16 && bits & 0x7c00 == 0 {
+            bits & 0x8000
+        } else {
+            bits
+        }
     };
     let through = move |f: fn(f32) -> f32| -> Unary {
         Box::new(move |a| flush(half::from_f32(f(half::to_f32(flush(a), format)), format)))
@@ -88,7 +112,12 @@ fn one(base: &str, format: Half, mode: HalfMode) -> Result<Unary, String> {
     })
 }
 
-fn two(base: &str, format: Half, mode: HalfMode, (nan, magnitude): (bool, bool)) -> Result<Binary, String> {
+fn two(
+    base: &str,
+    format: Half,
+    mode: HalfMode,
+    (nan, magnitude): (bool, bool),
+) -> Result<Binary, String> {
     let extreme = move |f: fn(u16, u16, Half, bool) -> u16| -> Binary {
         Box::new(move |a, b| {
             if magnitude {

@@ -12,27 +12,35 @@ impl Decoder<'_> {
             return self.carrying(opcode, operands);
         }
         match opcode.base {
-            "add" | "sub" | "div" | "rem" | "min" | "max" | "mul" | "mul24" | "mad" | "mad24" | "abs" | "neg"
-            | "sad" => {}
+            "add" | "sub" | "div" | "rem" | "min" | "max" | "mul" | "mul24" | "mad" | "mad24"
+            | "abs" | "neg" | "sad" => {}
             "dp4a" | "dp2a" => return self.dot(opcode, operands),
             _ => return Ok(None),
         }
         if matches!(opcode.sees_type(), Some(Type::U16x2 | Type::S16x2)) {
             return self.integer_packed(opcode, operands);
         }
-        let Some(kind) = opcode.sees_type() else { return Ok(None) };
+        let Some(kind) = opcode.sees_type() else {
+            return Ok(None);
+        };
         match with_integer!(kind, self.arithmetic(opcode, operands)) {
             Some(action) => lanes(action?),
             None => Ok(None),
         }
     }
 
-    fn arithmetic<T: Integer>(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Result<Action, String> {
+    fn arithmetic<T: Integer>(
+        &mut self,
+        opcode: &Opcode<'_>,
+        operands: &[Operand],
+    ) -> Result<Action, String> {
         let kind = opcode.kind()?;
         let saturated = opcode.has("sat");
         let relu = opcode.has("relu");
         let f: fn(T, T) -> T = match (opcode.base, saturated) {
-            ("mul" | "mad" | "mul24" | "mad24", false) => return self.product::<T>(opcode, operands),
+            ("mul" | "mad" | "mul24" | "mad24", false) => {
+                return self.product::<T>(opcode, operands);
+            }
             ("abs" | "neg", false) => {
                 let [d, a] = exactly(operands)?;
                 let (d, a) = (self.target(d)?, self.source(a, kind)?);
@@ -47,7 +55,10 @@ impl Decoder<'_> {
                 let (a, b) = self.source2(a, b, kind)?;
                 let (d, c) = (self.target(d)?, self.source(c, kind)?);
                 return Ok(map3(d, (a, b, c), |a, b, c| {
-                    T::from_lane(a).distance(T::from_lane(b)).add(T::from_lane(c)).to_lane()
+                    T::from_lane(a)
+                        .distance(T::from_lane(b))
+                        .add(T::from_lane(c))
+                        .to_lane()
                 }));
             }
             ("add", true) => T::add_saturated,
@@ -74,10 +85,16 @@ impl Decoder<'_> {
     ) -> Result<Action, String> {
         let [d, a, b] = exactly(operands)?;
         let (d, ab) = (self.target(d)?, self.source2(a, b, kind)?);
-        Ok(map2(d, ab, move |a, b| f(T::from_lane(a), T::from_lane(b)).to_lane()))
+        Ok(map2(d, ab, move |a, b| {
+            f(T::from_lane(a), T::from_lane(b)).to_lane()
+        }))
     }
 
-    fn product<T: Integer>(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Result<Action, String> {
+    fn product<T: Integer>(
+        &mut self,
+        opcode: &Opcode<'_>,
+        operands: &[Operand],
+    ) -> Result<Action, String> {
         let kind = opcode.kind()?;
         let add = opcode.base.starts_with("mad");
         if opcode.base.ends_with("24") {
@@ -91,26 +108,49 @@ impl Decoder<'_> {
             return Err("one of .lo, .hi and .wide is expected".to_owned());
         }
         if !add {
-            return if high { self.pair(operands, kind, T::mul_high) } else { self.pair(operands, kind, T::mul) };
+            return if high {
+                self.pair(operands, kind, T::mul_high)
+            } else {
+                self.pair(operands, kind, T::mul)
+            };
         }
         let [d, a, b, c] = exactly(operands)?;
         let (a, b) = self.source2(a, b, kind)?;
         let (d, c) = (self.target(d)?, self.source(c, kind)?);
         Ok(if high {
             map3(d, (a, b, c), |a, b, c| {
-                T::from_lane(a).mul_high(T::from_lane(b)).add(T::from_lane(c)).to_lane()
+                T::from_lane(a)
+                    .mul_high(T::from_lane(b))
+                    .add(T::from_lane(c))
+                    .to_lane()
             })
         } else {
-            map3(d, (a, b, c), |a, b, c| T::from_lane(a).mul(T::from_lane(b)).add(T::from_lane(c)).to_lane())
+            map3(d, (a, b, c), |a, b, c| {
+                T::from_lane(a)
+                    .mul(T::from_lane(b))
+                    .add(T::from_lane(c))
+                    .to_lane()
+            })
         })
     }
 
-    fn product24(&mut self, opcode: &Opcode<'_>, operands: &[Operand], kind: Type) -> Result<Action, String> {
+    fn product24(
+        &mut self,
+        opcode: &Opcode<'_>,
+        operands: &[Operand],
+        kind: Type,
+    ) -> Result<Action, String> {
         let shift = if opcode.has("hi") { 16 } else { 0 };
         opcode.ignore(&["lo"]);
         let signed = kind.signed();
         let product = move |a: u32, b: u32| {
-            let cut = |x: u32| if signed { i64::from((x << 8) as i32 >> 8) } else { i64::from(x & 0xff_ffff) };
+            let cut = |x: u32| {
+                if signed {
+                    i64::from((x << 8) as i32 >> 8)
+                } else {
+                    i64::from(x & 0xff_ffff)
+                }
+            };
             ((cut(a) * cut(b)) >> shift) as u32
         };
         if opcode.base == "mul24" {
@@ -121,11 +161,18 @@ impl Decoder<'_> {
         let [d, a, b, c] = exactly(operands)?;
         let (a, b) = self.source2(a, b, kind)?;
         let (d, c) = (self.target(d)?, self.source(c, kind)?);
-        Ok(map3(d, (a, b, c), move |a, b, c: u32| product(a, b).wrapping_add(c)))
+        Ok(map3(d, (a, b, c), move |a, b, c: u32| {
+            product(a, b).wrapping_add(c)
+        }))
     }
 
     /// `mul.wide` and `mad.wide`: a product twice as wide as its factors.
-    fn product_wide<T: Integer>(&mut self, operands: &[Operand], kind: Type, add: bool) -> Result<Action, String> {
+    fn product_wide<T: Integer>(
+        &mut self,
+        operands: &[Operand],
+        kind: Type,
+        add: bool,
+    ) -> Result<Action, String> {
         let sum = match kind {
             Type::U16 => Type::U32,
             Type::S16 => Type::S32,
@@ -141,12 +188,15 @@ impl Decoder<'_> {
         let (a, b) = self.source2::<T::Lane>(a, b, kind)?;
         if T::BITS == 16 {
             let d: Slot<u32> = self.target(d)?;
-            let product = |a: T::Lane, b: T::Lane| (T::from_lane(a).widen() * T::from_lane(b).widen()) as u32;
+            let product =
+                |a: T::Lane, b: T::Lane| (T::from_lane(a).widen() * T::from_lane(b).widen()) as u32;
             return Ok(match c {
                 None => map2(d, (a, b), product),
                 Some(c) => {
                     let c: Slot<u32> = self.source(c, sum)?;
-                    map3(d, (a, b, c), move |a, b, c: u32| product(a, b).wrapping_add(c))
+                    map3(d, (a, b, c), move |a, b, c: u32| {
+                        product(a, b).wrapping_add(c)
+                    })
                 }
             });
         }
@@ -154,13 +204,19 @@ impl Decoder<'_> {
         let signed = kind.signed();
         let product = move |a: T::Lane, b: T::Lane| {
             let (a, b) = (a.extend() as u32, b.extend() as u32);
-            if signed { (i64::from(a as i32) * i64::from(b as i32)) as u64 } else { u64::from(a) * u64::from(b) }
+            if signed {
+                (i64::from(a as i32) * i64::from(b as i32)) as u64
+            } else {
+                u64::from(a) * u64::from(b)
+            }
         };
         Ok(match c {
             None => map2(d, (a, b), product),
             Some(c) => {
                 let c: Slot<u64> = self.source(c, sum)?;
-                map3(d, (a, b, c), move |a, b, c: u64| product(a, b).wrapping_add(c))
+                map3(d, (a, b, c), move |a, b, c: u64| {
+                    product(a, b).wrapping_add(c)
+                })
             }
         })
     }
@@ -168,18 +224,26 @@ impl Decoder<'_> {
     /// `dp4a`, `dp2a`: dot products of bytes.
     fn dot(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Answer {
         let kinds = opcode.types();
-        let [left, right] = kinds[..] else { return Err("two types are expected".to_owned()) };
+        let [left, right] = kinds[..] else {
+            return Err("two types are expected".to_owned());
+        };
         let [d, a, b, c] = exactly(operands)?;
         let (a, b) = self.source2::<u32>(a, b, Type::B32)?;
         let (d, c) = (self.target::<u32>(d)?, self.source::<u32>(c, Type::B32)?);
         let (left, right) = (left.signed(), right.signed());
         let byte = |x: u32, at: u32, signed: bool| {
             let byte = (x >> (8 * at)) as u8;
-            if signed { i32::from(byte as i8) } else { i32::from(byte) }
+            if signed {
+                i32::from(byte as i8)
+            } else {
+                i32::from(byte)
+            }
         };
         if opcode.base == "dp4a" {
             return lanes(map3(d, (a, b, c), move |a: u32, b: u32, c: u32| {
-                let sum: i32 = (0..4).map(|at| byte(a, at, left) * byte(b, at, right)).sum();
+                let sum: i32 = (0..4)
+                    .map(|at| byte(a, at, left) * byte(b, at, right))
+                    .sum();
                 c.wrapping_add(sum as u32)
             }));
         }
@@ -187,7 +251,11 @@ impl Decoder<'_> {
         opcode.ignore(&["lo"]);
         let half = |x: u32, at: u32, signed: bool| {
             let half = (x >> (16 * at)) as u16;
-            if signed { i32::from(half as i16) } else { i32::from(half) }
+            if signed {
+                i32::from(half as i16)
+            } else {
+                i32::from(half)
+            }
         };
         lanes(map3(d, (a, b, c), move |a: u32, b: u32, c: u32| {
             let term = |at| half(a, at, left).wrapping_mul(byte(b, base + at, right));
@@ -206,11 +274,18 @@ impl Decoder<'_> {
             _ => return Ok(None),
         };
         let [d, a, b] = exactly(operands)?;
-        let (d, ab) = (self.target::<u32>(d)?, self.source2::<u32>(a, b, Type::B32)?);
+        let (d, ab) = (
+            self.target::<u32>(d)?,
+            self.source2::<u32>(a, b, Type::B32)?,
+        );
         lanes(map2(d, ab, move |a: u32, b: u32| {
             let part = |x: u32, at: u32| {
                 let half = (x >> at) as u16;
-                if signed { i32::from(half as i16) } else { i32::from(half) }
+                if signed {
+                    i32::from(half as i16)
+                } else {
+                    i32::from(half)
+                }
             };
             let each = |at| {
                 let value = half(part(a, at), part(b, at));
@@ -230,7 +305,12 @@ impl Decoder<'_> {
         }
     }
 
-    fn carrying_of<T: Word>(&mut self, opcode: &Opcode<'_>, operands: &[Operand], kind: Type) -> Answer {
+    fn carrying_of<T: Word>(
+        &mut self,
+        opcode: &Opcode<'_>,
+        operands: &[Operand],
+        kind: Type,
+    ) -> Answer {
         let (out, read) = (opcode.has("cc"), opcode.base.ends_with('c'));
         let high = opcode.has("hi");
         opcode.ignore(&["lo"]);
@@ -247,14 +327,21 @@ impl Decoder<'_> {
             let carries = registers.predicate(CARRY);
             let (mut result, mut flags) = ([T::default(); 32], 0u32);
             for lane in 0..32 {
-                let (mut x, mut y) = (registers.get(a)[lane].extend(), registers.get(b)[lane].extend());
+                let (mut x, mut y) = (
+                    registers.get(a)[lane].extend(),
+                    registers.get(b)[lane].extend(),
+                );
                 if let Some(c) = c {
                     x = product_part(x, y, (T::BITS, high, signed));
                     y = registers.get(c)[lane].extend();
                 }
                 let carry = u128::from(read && carries >> lane & 1 == 1);
                 let (x, y) = (u128::from(x), u128::from(y));
-                let sum = if subtract { x.wrapping_sub(y).wrapping_sub(carry) } else { x + y + carry };
+                let sum = if subtract {
+                    x.wrapping_sub(y).wrapping_sub(carry)
+                } else {
+                    x + y + carry
+                };
                 result[lane] = T::truncate(sum as u64);
                 flags |= ((sum >> T::BITS & 1) as u32) << lane;
             }
@@ -274,5 +361,9 @@ fn product_part(x: u64, y: u64, (bits, high, signed): (u32, bool, bool)) -> u64 
         _ => (u128::from(x) * u128::from(y)) as i128,
     };
     let part = if high { product >> bits } else { product };
-    if bits == 32 { u64::from(part as u32) } else { part as u64 }
+    if bits == 32 {
+        u64::from(part as u32)
+    } else {
+        part as u64
+    }
 }

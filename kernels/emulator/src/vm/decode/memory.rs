@@ -7,8 +7,9 @@ use crate::vm::code::{Access, Address, Base, Bulk, CopyAsync, Element, Op, Order
 use crate::vm::registers::{Slot, map1};
 
 /// Modifiers that say how long a cache should keep a line.
-const CACHES: [&str; 11] =
-    ["ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "unified", "weak", "mmio"];
+const CACHES: [&str; 11] = [
+    "ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "unified", "weak", "mmio",
+];
 const SCOPES: [&str; 5] = ["cta", "cluster", "gpu", "sys", "gl"];
 
 impl Decoder<'_> {
@@ -20,7 +21,18 @@ impl Decoder<'_> {
             "cp" if opcode.starts(&["async", "bulk"]) => self.bulk(opcode, operands),
             "cp" if opcode.starts(&["async"]) => self.copy_async(opcode, operands),
             "prefetch" | "prefetchu" | "applypriority" | "discard" => {
-                opcode.ignore(&["global", "local", "const", "L1", "L2", "tensormap", "param", "L2::evict_normal", "L2::evict_last", "L2"]);
+                opcode.ignore(&[
+                    "global",
+                    "local",
+                    "const",
+                    "L1",
+                    "L2",
+                    "tensormap",
+                    "param",
+                    "L2::evict_normal",
+                    "L2::evict_last",
+                    "L2",
+                ]);
                 lanes(Box::new(|_, _| {}))
             }
             "createpolicy" => {
@@ -34,10 +46,22 @@ impl Decoder<'_> {
     }
 
     /// The state space of an access, and its address.
-    pub(super) fn place(&mut self, opcode: &Opcode<'_>, operand: &Operand) -> Result<(Space, Address), String> {
+    pub(super) fn place(
+        &mut self,
+        opcode: &Opcode<'_>,
+        operand: &Operand,
+    ) -> Result<(Space, Address), String> {
         let address = self.address(operand)?;
         let names = [
-            "global", "shared", "shared::cta", "shared::cluster", "local", "const", "param", "param::entry", "param::func",
+            "global",
+            "shared",
+            "shared::cta",
+            "shared::cluster",
+            "local",
+            "const",
+            "param",
+            "param::entry",
+            "param::func",
         ];
         let mut space = match opcode.one_of(&names) {
             Some("global" | "const") => Space::Global,
@@ -69,7 +93,10 @@ impl Decoder<'_> {
             strong: opcode.has("volatile") || opcode.has("relaxed"),
         };
         opcode.ignore(&SCOPES);
-        Order { strong: order.strong || order.acquire || order.release, ..order }
+        Order {
+            strong: order.strong || order.acquire || order.release,
+            ..order
+        }
     }
 
     fn caches(opcode: &Opcode<'_>) -> bool {
@@ -79,7 +106,12 @@ impl Decoder<'_> {
         hint
     }
 
-    fn access(&mut self, opcode: &Opcode<'_>, address: &Operand, register: &Operand) -> Result<Access, String> {
+    fn access(
+        &mut self,
+        opcode: &Opcode<'_>,
+        address: &Operand,
+        register: &Operand,
+    ) -> Result<Access, String> {
         let order = Self::order(opcode);
         let (space, address) = self.place(opcode, address)?;
         let count = match opcode.one_of(&["v2", "v4", "v8"]) {
@@ -117,7 +149,9 @@ impl Decoder<'_> {
         let hint = Self::caches(opcode);
         match operands {
             [d, address] => Ok(Some(Op::Load(Box::new(self.access(opcode, address, d)?)))),
-            [d, address, _] if hint => Ok(Some(Op::Load(Box::new(self.access(opcode, address, d)?)))),
+            [d, address, _] if hint => {
+                Ok(Some(Op::Load(Box::new(self.access(opcode, address, d)?))))
+            }
             _ => Err("2 operands are expected".to_owned()),
         }
     }
@@ -128,8 +162,12 @@ impl Decoder<'_> {
         }
         let hint = Self::caches(opcode);
         match operands {
-            [address, value] => Ok(Some(Op::Store(Box::new(self.access(opcode, address, value)?)))),
-            [address, value, _] if hint => Ok(Some(Op::Store(Box::new(self.access(opcode, address, value)?)))),
+            [address, value] => Ok(Some(Op::Store(Box::new(
+                self.access(opcode, address, value)?,
+            )))),
+            [address, value, _] if hint => Ok(Some(Op::Store(Box::new(
+                self.access(opcode, address, value)?,
+            )))),
             _ => Err("2 operands are expected".to_owned()),
         }
     }
@@ -153,7 +191,11 @@ impl Decoder<'_> {
         }
         let hint = Self::caches(opcode);
         opcode.ignore(&["shared", "shared::cta", "global"]);
-        let operands = if hint { &operands[..operands.len().saturating_sub(1)] } else { operands };
+        let operands = if hint {
+            &operands[..operands.len().saturating_sub(1)]
+        } else {
+            operands
+        };
         let (to, from, size, rest) = match operands {
             [to, from, size] => (to, from, size, None),
             [to, from, size, rest] => (to, from, size, Some(rest)),
@@ -171,7 +213,9 @@ impl Decoder<'_> {
         };
         if let Some(rest) = rest {
             match self.predicate_source(rest) {
-                Ok(predicate) if !matches!(rest, Operand::Literal(_)) => copy.ignore = Some(predicate),
+                Ok(predicate) if !matches!(rest, Operand::Literal(_)) => {
+                    copy.ignore = Some(predicate)
+                }
                 _ => copy.source_bytes = Some(self.source(rest, Type::U32)?),
             }
         }
@@ -196,11 +240,25 @@ impl Decoder<'_> {
             return lanes(Box::new(|_, _| {}));
         }
         let hint = Self::caches(opcode);
-        let operands = if hint { &operands[..operands.len().saturating_sub(1)] } else { operands };
-        opcode.ignore(&["shared::cluster", "shared::cta", "global", "bulk_group", "mbarrier::complete_tx::bytes"]);
+        let operands = if hint {
+            &operands[..operands.len().saturating_sub(1)]
+        } else {
+            operands
+        };
+        opcode.ignore(&[
+            "shared::cluster",
+            "shared::cta",
+            "global",
+            "bulk_group",
+            "mbarrier::complete_tx::bytes",
+        ]);
         let bulk = if opcode.sees("bulk_group") {
             let [to, from, bytes] = exactly(operands)?;
-            Bulk::Store { to: self.address(to)?, from: self.address(from)?, bytes: self.source(bytes, Type::U32)? }
+            Bulk::Store {
+                to: self.address(to)?,
+                from: self.address(from)?,
+                bytes: self.source(bytes, Type::U32)?,
+            }
         } else {
             if !opcode.sees("mbarrier::complete_tx::bytes") || !opcode.sees("global") {
                 return Err("this copy is not implemented".to_owned());

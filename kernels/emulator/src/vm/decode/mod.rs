@@ -43,7 +43,10 @@ type Decoded = Result<Op, String>;
 pub(super) fn decode(image: &Image, index: usize) -> Result<Code, Refusal> {
     let mut decoder = Decoder {
         image,
-        code: Code { predicates: 1, ..Code::default() },
+        code: Code {
+            predicates: 1,
+            ..Code::default()
+        },
         scopes: Scopes::new(),
         known: HashMap::new(),
         calls: Vec::new(),
@@ -57,7 +60,9 @@ pub(super) fn decode(image: &Image, index: usize) -> Result<Code, Refusal> {
     let mut offset = 0usize;
     for parameter in &function.parameters {
         offset = offset.next_multiple_of(parameter.align.max(1));
-        decoder.scopes.declare(&parameter.name, Symbol::Parameter(offset as i64));
+        decoder
+            .scopes
+            .declare(&parameter.name, Symbol::Parameter(offset as i64));
         offset += parameter.bytes;
     }
     decoder.function(index)?;
@@ -122,14 +127,20 @@ impl Decoder<'_> {
                     self.scopes.leave(outer.unwrap_or_default());
                 }
                 Statement::Targets(name, labels) => {
-                    self.tables.insert((self.scopes.current(), name.clone()), labels.clone());
+                    self.tables
+                        .insert((self.scopes.current(), name.clone()), labels.clone());
                 }
                 Statement::Instruction(instruction) => {
-                    self.instruction(instruction).map_err(|problem| self.refusal(problem))?;
+                    self.instruction(instruction)
+                        .map_err(|problem| self.refusal(problem))?;
                 }
             }
         }
-        let returns = self.calls.pop().map(|(_, returns)| returns).unwrap_or_default();
+        let returns = self
+            .calls
+            .pop()
+            .map(|(_, returns)| returns)
+            .unwrap_or_default();
         let end = self.code.steps.len() as u32;
         for step in returns {
             self.code.steps[step].op = Op::Branch(end);
@@ -139,7 +150,11 @@ impl Decoder<'_> {
 
     fn refusal(&self, problem: String) -> Refusal {
         let (line, text) = self.image.instruction(self.place);
-        Refusal { line, text, problem }
+        Refusal {
+            line,
+            text,
+            problem,
+        }
     }
 
     fn push(&mut self, op: Op, guard: Option<(Predicate, bool)>) {
@@ -158,8 +173,13 @@ impl Decoder<'_> {
         let first = *file;
         let slots = total.saturating_mul(if bits == 128 { 2 } else { 1 });
         *file = file.saturating_add(slots);
-        self.code.declared += if bits >= 64 { 2 * slots } else { u32::from(bits > 1) * slots };
-        self.scopes.declare_registers(name, count, Symbol::Register { bits, slot: first });
+        self.code.declared += if bits >= 64 {
+            2 * slots
+        } else {
+            u32::from(bits > 1) * slots
+        };
+        self.scopes
+            .declare_registers(name, count, Symbol::Register { bits, slot: first });
     }
 
     fn declare_variable(&mut self, function: usize, at: usize, variable: &Variable) {
@@ -225,8 +245,18 @@ impl Decoder<'_> {
 
     fn operation(&mut self, opcode: &Opcode<'_>, operands: &[crate::ptx::Operand]) -> Decoded {
         let families = [
-            Self::moves, Self::integer, Self::logic, Self::compare, Self::single, Self::double,
-            Self::half, Self::convert, Self::memory, Self::synchronise, Self::collective, Self::tensor,
+            Self::moves,
+            Self::integer,
+            Self::logic,
+            Self::compare,
+            Self::single,
+            Self::double,
+            Self::half,
+            Self::convert,
+            Self::memory,
+            Self::synchronise,
+            Self::collective,
+            Self::tensor,
         ];
         for family in families {
             if let Some(op) = family(self, opcode, operands)? {
@@ -249,5 +279,7 @@ fn lanes(action: Action) -> Answer {
 fn exactly<const N: usize>(
     operands: &[crate::ptx::Operand],
 ) -> Result<&[crate::ptx::Operand; N], String> {
-    operands.try_into().map_err(|_| format!("{N} operands are expected"))
+    operands
+        .try_into()
+        .map_err(|_| format!("{N} operands are expected"))
 }

@@ -1,12 +1,12 @@
 //! `mov` with its packing of vectors, addresses of variables, `cvta`, `isspacep`, special registers.
 
-use super::operands::Register;
 use super::opcode::Opcode;
+use super::operands::Register;
 use super::{Answer, Decoder, exactly, lanes};
 use crate::ptx::{Operand, Space, Type};
 use crate::vm::code::{Element, Op};
 use crate::vm::registers::{Registers, Slot, Word, map1};
-use crate::vm::space::{classify, LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_WINDOW};
+use crate::vm::space::{LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_WINDOW, classify};
 
 impl Decoder<'_> {
     pub(super) fn moves(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Answer {
@@ -48,9 +48,19 @@ impl Decoder<'_> {
             return self.pack(d, parts, kind);
         }
         if let Operand::Name(name) = a
-            && matches!(&name[..], "%clock" | "%clock64" | "%clock_hi" | "%globaltimer" | "%globaltimer_lo" | "%globaltimer_hi")
+            && matches!(
+                &name[..],
+                "%clock"
+                    | "%clock64"
+                    | "%clock_hi"
+                    | "%globaltimer"
+                    | "%globaltimer_lo"
+                    | "%globaltimer_hi"
+            )
         {
-            let register = self.register(d).ok_or_else(|| format!("{d} is no register"))?;
+            let register = self
+                .register(d)
+                .ok_or_else(|| format!("{d} is no register"))?;
             return Ok(Some(Op::Clock(register.element)));
         }
         // The address of a local variable as `mov` takes it is one of its space, not a generic one.
@@ -122,7 +132,15 @@ impl Decoder<'_> {
     fn to_generic(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Answer {
         let back = opcode.has("to");
         opcode.ignore_starting(&["param::"]);
-        let space = match opcode.one_of(&["global", "shared", "shared::cta", "shared::cluster", "local", "const", "param"]) {
+        let space = match opcode.one_of(&[
+            "global",
+            "shared",
+            "shared::cta",
+            "shared::cluster",
+            "local",
+            "const",
+            "param",
+        ]) {
             Some(space) => space.split("::").next().unwrap_or_default(),
             None if opcode.starts(&["param::entry"]) => "param",
             None => return Err("a state space is expected".to_owned()),
@@ -140,7 +158,15 @@ impl Decoder<'_> {
     }
 
     fn is_space(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Answer {
-        let names = ["global", "shared", "shared::cta", "shared::cluster", "local", "const", "param"];
+        let names = [
+            "global",
+            "shared",
+            "shared::cta",
+            "shared::cluster",
+            "local",
+            "const",
+            "param",
+        ];
         let name = opcode.one_of(&names).ok_or("a state space is expected")?;
         let window = match name {
             "shared" | "shared::cta" | "shared::cluster" => Some(SHARED_WINDOW),
@@ -152,30 +178,43 @@ impl Decoder<'_> {
         let [p, a] = exactly(operands)?;
         let (p, a): (_, Slot<u64>) = (self.predicate_target(p)?, self.source(a, Type::U64)?);
         lanes(Box::new(move |registers, mask| {
-            let bits = registers.get(a).iter().enumerate().fold(0, |bits, (lane, address)| {
-                let (space, _) = classify(*address);
-                let found = match space {
-                    Space::Shared => SHARED_WINDOW,
-                    Space::Local => LOCAL_WINDOW,
-                    Space::Param => PARAMETER_WINDOW,
-                    _ => 0,
-                };
-                bits | u32::from(Some(found) == window) << lane
-            });
+            let bits = registers
+                .get(a)
+                .iter()
+                .enumerate()
+                .fold(0, |bits, (lane, address)| {
+                    let (space, _) = classify(*address);
+                    let found = match space {
+                        Space::Shared => SHARED_WINDOW,
+                        Space::Local => LOCAL_WINDOW,
+                        Space::Param => PARAMETER_WINDOW,
+                        _ => 0,
+                    };
+                    bits | u32::from(Some(found) == window) << lane
+                });
             registers.set_predicate(p, bits, mask);
         }))
     }
 }
 
-fn unpacking<A: Word>(targets: Vec<Option<Register>>, a: Slot<A>, bits: u32) -> crate::vm::registers::Action {
-    let keep = if bits >= 64 { u64::MAX } else { (1 << bits) - 1 };
+fn unpacking<A: Word>(
+    targets: Vec<Option<Register>>,
+    a: Slot<A>,
+    bits: u32,
+) -> crate::vm::registers::Action {
+    let keep = if bits >= 64 {
+        u64::MAX
+    } else {
+        (1 << bits) - 1
+    };
     Box::new(move |registers, mask| {
         let whole: [u64; 32] = std::array::from_fn(|lane| registers.get(a)[lane].extend());
         for (at, target) in targets.iter().enumerate() {
             let shift = bits * at as u32;
             match target.as_ref().map(|register| register.element) {
                 Some(Element::Narrow(slot)) => {
-                    let out: [u32; 32] = std::array::from_fn(|lane| (whole[lane] >> shift & keep) as u32);
+                    let out: [u32; 32] =
+                        std::array::from_fn(|lane| (whole[lane] >> shift & keep) as u32);
                     registers.put(slot, &out, mask);
                 }
                 Some(Element::Wide(slot)) => {

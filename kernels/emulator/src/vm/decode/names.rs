@@ -37,7 +37,10 @@ pub(super) struct Scopes {
 
 impl Scopes {
     pub fn new() -> Self {
-        Self { all: vec![Scope::default()], current: 0 }
+        Self {
+            all: vec![Scope::default()],
+            current: 0,
+        }
     }
 
     pub fn current(&self) -> usize {
@@ -46,7 +49,10 @@ impl Scopes {
 
     /// Opens a scope within the current one.
     pub fn enter(&mut self) {
-        self.all.push(Scope { parent: Some(self.current), ..Scope::default() });
+        self.all.push(Scope {
+            parent: Some(self.current),
+            ..Scope::default()
+        });
         self.current = self.all.len() - 1;
     }
 
@@ -68,7 +74,9 @@ impl Scopes {
         match count {
             None => self.declare(name, first),
             Some(count) => {
-                self.all[self.current].families.insert(name.to_owned(), (count, first));
+                self.all[self.current]
+                    .families
+                    .insert(name.to_owned(), (count, first));
             }
         }
     }
@@ -82,7 +90,9 @@ impl Scopes {
     }
 
     pub fn find_label(&self, from: usize, name: &str) -> Option<u32> {
-        self.chain(from).find_map(|scope| scope.labels.get(name)).copied()
+        self.chain(from)
+            .find_map(|scope| scope.labels.get(name))
+            .copied()
     }
 
     pub fn scopes_outward(&self) -> Vec<usize> {

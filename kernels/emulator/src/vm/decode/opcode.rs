@@ -17,11 +17,16 @@ impl<'a> Opcode<'a> {
     pub fn new(text: &'a str) -> Self {
         let mut parts = text.split('.');
         let base = parts.next().unwrap_or_default();
-        Self { base, parts: parts.collect(), used: Cell::new(0) }
+        Self {
+            base,
+            parts: parts.collect(),
+            used: Cell::new(0),
+        }
     }
 
     fn mark(&self, index: usize) {
-        self.used.set(self.used.get() | 1u64.checked_shl(index as u32).unwrap_or(0));
+        self.used
+            .set(self.used.get() | 1u64.checked_shl(index as u32).unwrap_or(0));
     }
 
     /// Whether a modifier is there.
@@ -104,9 +109,14 @@ impl<'a> Opcode<'a> {
     /// Refuses modifiers that nobody asked for.
     pub fn finish(&self) -> Result<(), String> {
         for (index, part) in self.parts.iter().enumerate() {
-            let known = 1u64.checked_shl(index as u32).is_some_and(|bit| self.used.get() & bit != 0);
+            let known = 1u64
+                .checked_shl(index as u32)
+                .is_some_and(|bit| self.used.get() & bit != 0);
             if !known {
-                return Err(format!("modifier .{part} is not implemented for {}", self.base));
+                return Err(format!(
+                    "modifier .{part} is not implemented for {}",
+                    self.base
+                ));
             }
         }
         Ok(())

@@ -30,9 +30,10 @@ impl Decoder<'_> {
         match operand {
             Operand::Name(name) => Ok((self.predicate_named(name)?, false)),
             Operand::Not(name) => Ok((self.predicate_named(name)?, true)),
-            Operand::Literal(Number::Integer(value)) => {
-                Ok((Predicate(self.filled(false, Initial::Predicate(*value != 0))), false))
-            }
+            Operand::Literal(Number::Integer(value)) => Ok((
+                Predicate(self.filled(false, Initial::Predicate(*value != 0))),
+                false,
+            )),
             other => Err(format!("{other} is no predicate")),
         }
     }
@@ -51,14 +52,18 @@ impl Decoder<'_> {
 
     /// A register of any width, if the operand is one.
     pub fn register(&self, operand: &Operand) -> Option<Register> {
-        let Operand::Name(name) = operand else { return None };
+        let Operand::Name(name) = operand else {
+            return None;
+        };
         match self.scopes.find(name)? {
-            Symbol::Register { bits: 64, slot } => {
-                Some(Register { element: Element::Wide(Slot::new(slot)), bits: 64 })
-            }
-            Symbol::Register { bits, slot } if bits > 1 && bits < 64 => {
-                Some(Register { element: Element::Narrow(Slot::new(slot)), bits })
-            }
+            Symbol::Register { bits: 64, slot } => Some(Register {
+                element: Element::Wide(Slot::new(slot)),
+                bits: 64,
+            }),
+            Symbol::Register { bits, slot } if bits > 1 && bits < 64 => Some(Register {
+                element: Element::Narrow(Slot::new(slot)),
+                bits,
+            }),
             _ => None,
         }
     }
@@ -68,7 +73,11 @@ impl Decoder<'_> {
         if let Operand::Name(name) = operand
             && name == "_"
         {
-            let file = if T::BITS == 64 { &mut self.code.wide } else { &mut self.code.narrow };
+            let file = if T::BITS == 64 {
+                &mut self.code.wide
+            } else {
+                &mut self.code.narrow
+            };
             *file += 1;
             return Ok(Slot::new(*file - 1));
         }
@@ -93,7 +102,11 @@ impl Decoder<'_> {
             Operand::Literal(number) => {
                 let mut bits = literal(*number, kind);
                 if !wide {
-                    bits &= if kind.bytes() < 4 { (1 << (kind.bytes() * 8)) - 1 } else { 0xffff_ffff };
+                    bits &= if kind.bytes() < 4 {
+                        (1 << (kind.bytes() * 8)) - 1
+                    } else {
+                        0xffff_ffff
+                    };
                 }
                 Initial::Bits(bits)
             }
@@ -121,7 +134,9 @@ impl Decoder<'_> {
             }
             Some(Symbol::Global(index)) if offset == 0 => Ok(Initial::Address(index)),
             Some(Symbol::Dynamic) if offset == 0 => Ok(Initial::Special(Special::DynamicBase)),
-            Some(Symbol::Global(_) | Symbol::Dynamic) => Err("a variable's address with an offset".to_owned()),
+            Some(Symbol::Global(_) | Symbol::Dynamic) => {
+                Err("a variable's address with an offset".to_owned())
+            }
             Some(_) => Err(format!("{name} has another width")),
             None => match special(name) {
                 Some(register) => Ok(Initial::Special(register)),
@@ -142,7 +157,8 @@ impl Decoder<'_> {
             return Some(*symbol);
         }
         let image = self.image;
-        let shared = |variable: &&Variable| variable.name == name && variable.space == Space::Shared;
+        let shared =
+            |variable: &&Variable| variable.name == name && variable.space == Space::Shared;
         let variable = image.module.variables.iter().find(shared)?;
         let symbol = self.shared(variable);
         self.module_shared.insert(name.to_owned(), symbol);
@@ -156,7 +172,10 @@ impl Decoder<'_> {
         };
         let offset = *offset;
         if base.is_empty() {
-            return Ok(Address { base: Base::None, offset });
+            return Ok(Address {
+                base: Base::None,
+                offset,
+            });
         }
         if let Some(register) = self.register(&Operand::Name(base.clone())) {
             let base = match register.element {
@@ -167,26 +186,45 @@ impl Decoder<'_> {
             return Ok(Address { base, offset });
         }
         match self.symbol(base) {
-            Some(Symbol::Shared(at) | Symbol::Local(at) | Symbol::Parameter(at)) => {
-                Ok(Address { base: Base::None, offset: at + offset })
-            }
+            Some(Symbol::Shared(at) | Symbol::Local(at) | Symbol::Parameter(at)) => Ok(Address {
+                base: Base::None,
+                offset: at + offset,
+            }),
             Some(Symbol::Global(index)) => {
                 let slot = self.filled(true, Initial::Address(index));
-                Ok(Address { base: Base::Wide(Slot::new(slot)), offset })
+                Ok(Address {
+                    base: Base::Wide(Slot::new(slot)),
+                    offset,
+                })
             }
             Some(Symbol::Dynamic) => {
                 let slot = self.filled(false, Initial::Special(Special::DynamicBase));
-                Ok(Address { base: Base::Narrow(Slot::new(slot)), offset })
+                Ok(Address {
+                    base: Base::Narrow(Slot::new(slot)),
+                    offset,
+                })
             }
             _ => Err(format!("{base} is no address")),
         }
     }
 
     /// The parts of `{a, b}`, or the operand alone.
-    pub fn elements(&mut self, operand: &Operand, target: bool, kind: Type) -> Result<Vec<Element>, String> {
+    pub fn elements(
+        &mut self,
+        operand: &Operand,
+        target: bool,
+        kind: Type,
+    ) -> Result<Vec<Element>, String> {
         let single = std::slice::from_ref(operand);
-        let items = if let Operand::Vector(items) = operand { items } else { single };
-        items.iter().map(|item| self.element(item, target, kind)).collect()
+        let items = if let Operand::Vector(items) = operand {
+            items
+        } else {
+            single
+        };
+        items
+            .iter()
+            .map(|item| self.element(item, target, kind))
+            .collect()
     }
 
     fn element(&mut self, operand: &Operand, target: bool, kind: Type) -> Result<Element, String> {

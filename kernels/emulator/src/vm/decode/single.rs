@@ -28,8 +28,16 @@ impl Mode {
             return if self.sat { 0 } else { simd::NAN };
         }
         let value = if self.ftz { single::ftz(value) } else { value };
-        let value = if self.sat { value.clamp(0.0, 1.0) + 0.0 } else { value };
-        let value = if self.relu && value <= 0.0 { 0.0 } else { value };
+        let value = if self.sat {
+            value.clamp(0.0, 1.0) + 0.0
+        } else {
+            value
+        };
+        let value = if self.relu && value <= 0.0 {
+            0.0
+        } else {
+            value
+        };
         value.to_bits()
     }
 
@@ -58,8 +66,25 @@ impl Decoder<'_> {
         }
         if !matches!(
             opcode.base,
-            "add" | "sub" | "mul" | "div" | "fma" | "mad" | "min" | "max" | "abs" | "neg" | "copysign" | "rcp"
-                | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh"
+            "add"
+                | "sub"
+                | "mul"
+                | "div"
+                | "fma"
+                | "mad"
+                | "min"
+                | "max"
+                | "abs"
+                | "neg"
+                | "copysign"
+                | "rcp"
+                | "sqrt"
+                | "rsqrt"
+                | "ex2"
+                | "lg2"
+                | "sin"
+                | "cos"
+                | "tanh"
         ) {
             return Ok(None);
         }
@@ -83,7 +108,12 @@ impl Decoder<'_> {
         })
     }
 
-    fn single1(&mut self, opcode: &Opcode<'_>, operands: &[Operand], mode: Mode) -> Result<Action, String> {
+    fn single1(
+        &mut self,
+        opcode: &Opcode<'_>,
+        operands: &[Operand],
+        mode: Mode,
+    ) -> Result<Action, String> {
         let [d, a] = exactly(operands)?;
         let (d, a): (Slot<u32>, Slot<u32>) = (self.target(d)?, self.source(a, Type::F32)?);
         let exact = opcode.sees("approx") || opcode.sees("full");
@@ -93,10 +123,14 @@ impl Decoder<'_> {
             "abs" => return Ok(map1(d, a, move |a| mode.input(a).to_bits() & 0x7fff_ffff)),
             "neg" => return Ok(map1(d, a, move |a| mode.input(a).to_bits() ^ 0x8000_0000)),
             "rcp" if !exact => {
-                return Ok(map1(d, a, move |a| mode.output(single::div(1.0, mode.input(a), mode.rounding))));
+                return Ok(map1(d, a, move |a| {
+                    mode.output(single::div(1.0, mode.input(a), mode.rounding))
+                }));
             }
             "sqrt" if !exact => {
-                return Ok(map1(d, a, move |a| mode.output(single::sqrt(mode.input(a), mode.rounding))));
+                return Ok(map1(d, a, move |a| {
+                    mode.output(single::sqrt(mode.input(a), mode.rounding))
+                }));
             }
             "rcp" => |a| 1.0 / a,
             "sqrt" => f64::sqrt,
@@ -108,10 +142,17 @@ impl Decoder<'_> {
             "tanh" => f64::tanh,
             _ => return Err("this form is not implemented".to_owned()),
         };
-        Ok(map1(d, a, move |a| mode.output(f(f64::from(mode.input(a))) as f32)))
+        Ok(map1(d, a, move |a| {
+            mode.output(f(f64::from(mode.input(a))) as f32)
+        }))
     }
 
-    fn single2(&mut self, opcode: &Opcode<'_>, operands: &[Operand], mode: Mode) -> Result<Action, String> {
+    fn single2(
+        &mut self,
+        opcode: &Opcode<'_>,
+        operands: &[Operand],
+        mode: Mode,
+    ) -> Result<Action, String> {
         let [d, a, b] = exactly(operands)?;
         let d: Slot<u32> = self.target(d)?;
         let ab: (Slot<u32>, Slot<u32>) = self.source2(a, b, Type::F32)?;
@@ -120,19 +161,43 @@ impl Decoder<'_> {
         }
         if mode.plain() {
             match opcode.base {
-                "add" => return Ok(map2(d, ab, |a, b| simd::bits(f32::from_bits(a) + f32::from_bits(b)))),
-                "sub" => return Ok(map2(d, ab, |a, b| simd::bits(f32::from_bits(a) - f32::from_bits(b)))),
-                "mul" => return Ok(map2(d, ab, |a, b| simd::bits(f32::from_bits(a) * f32::from_bits(b)))),
-                "div" => return Ok(map2(d, ab, |a, b| simd::bits(f32::from_bits(a) / f32::from_bits(b)))),
+                "add" => {
+                    return Ok(map2(d, ab, |a, b| {
+                        simd::bits(f32::from_bits(a) + f32::from_bits(b))
+                    }));
+                }
+                "sub" => {
+                    return Ok(map2(d, ab, |a, b| {
+                        simd::bits(f32::from_bits(a) - f32::from_bits(b))
+                    }));
+                }
+                "mul" => {
+                    return Ok(map2(d, ab, |a, b| {
+                        simd::bits(f32::from_bits(a) * f32::from_bits(b))
+                    }));
+                }
+                "div" => {
+                    return Ok(map2(d, ab, |a, b| {
+                        simd::bits(f32::from_bits(a) / f32::from_bits(b))
+                    }));
+                }
                 _ => {}
             }
         }
         let rounding = mode.rounding;
         Ok(match opcode.base {
-            "add" => map2(d, ab, move |a, b| mode.output(single::add(mode.input(a), mode.input(b), rounding))),
-            "sub" => map2(d, ab, move |a, b| mode.output(single::add(mode.input(a), -mode.input(b), rounding))),
-            "mul" => map2(d, ab, move |a, b| mode.output(single::mul(mode.input(a), mode.input(b), rounding))),
-            "div" => map2(d, ab, move |a, b| mode.output(single::div(mode.input(a), mode.input(b), rounding))),
+            "add" => map2(d, ab, move |a, b| {
+                mode.output(single::add(mode.input(a), mode.input(b), rounding))
+            }),
+            "sub" => map2(d, ab, move |a, b| {
+                mode.output(single::add(mode.input(a), -mode.input(b), rounding))
+            }),
+            "mul" => map2(d, ab, move |a, b| {
+                mode.output(single::mul(mode.input(a), mode.input(b), rounding))
+            }),
+            "div" => map2(d, ab, move |a, b| {
+                mode.output(single::div(mode.input(a), mode.input(b), rounding))
+            }),
             "min" | "max" => {
                 let (max, magnitude) = (opcode.base == "max", opcode.has("xorsign"));
                 opcode.ignore(&["abs"]);
@@ -147,7 +212,12 @@ impl Decoder<'_> {
         })
     }
 
-    fn single3(&mut self, opcode: &Opcode<'_>, operands: &[Operand], mode: Mode) -> Result<Action, String> {
+    fn single3(
+        &mut self,
+        opcode: &Opcode<'_>,
+        operands: &[Operand],
+        mode: Mode,
+    ) -> Result<Action, String> {
         let [d, a, b, c] = exactly(operands)?;
         let d: Slot<u32> = self.target(d)?;
         let (a, b): (Slot<u32>, Slot<u32>) = self.source2(a, b, Type::F32)?;
@@ -164,7 +234,12 @@ impl Decoder<'_> {
                 let magnitude = opcode.sees("abs");
                 map3(d, abc, move |a, b, c| {
                     let cut = |x: u32| mode.input(if magnitude { x & 0x7fff_ffff } else { x });
-                    mode.output(extreme(extreme(cut(a), cut(b), max, mode.nan), cut(c), max, mode.nan))
+                    mode.output(extreme(
+                        extreme(cut(a), cut(b), max, mode.nan),
+                        cut(c),
+                        max,
+                        mode.nan,
+                    ))
                 })
             }
             _ => return Err("this form is not implemented".to_owned()),
@@ -172,13 +247,24 @@ impl Decoder<'_> {
     }
 
     /// `add.f32.bf16 d, a, c` and `fma.rn.f32.f16 d, a, b, c`: narrow factors, an f32 sum.
-    fn single_mixed(&mut self, opcode: &Opcode<'_>, operands: &[Operand], kinds: &[Type]) -> Answer {
+    fn single_mixed(
+        &mut self,
+        opcode: &Opcode<'_>,
+        operands: &[Operand],
+        kinds: &[Type],
+    ) -> Answer {
         let [Type::F32, narrow @ (Type::F16 | Type::Bf16)] = *kinds else {
             return Err("these types are not implemented".to_owned());
         };
         let rounding = rounding(opcode);
         let sat = opcode.has("sat");
-        let mode = Mode { ftz: false, sat, relu: false, nan: false, rounding };
+        let mode = Mode {
+            ftz: false,
+            sat,
+            relu: false,
+            nan: false,
+            rounding,
+        };
         let widen = move |bits: u32| {
             if narrow == Type::F16 {
                 half::f16::from_bits(bits as u16).to_f32()
@@ -218,7 +304,10 @@ impl Decoder<'_> {
         };
         let each = move |a: u64, b: u64, f: &dyn Fn(f32, f32) -> f32| {
             let part = |shift: u32| {
-                let value = f(mode.input((a >> shift) as u32), mode.input((b >> shift) as u32));
+                let value = f(
+                    mode.input((a >> shift) as u32),
+                    mode.input((b >> shift) as u32),
+                );
                 u64::from(mode.output(value)) << shift
             };
             part(32) | part(0)
@@ -229,9 +318,15 @@ impl Decoder<'_> {
             ("add" | "sub" | "mul", [_, a, b]) => {
                 let ab = self.source2(a, b, kind)?;
                 lanes(match opcode.base {
-                    "add" => map2(d, ab, move |a, b| each(a, b, &|a, b| single::add(a, b, rounding))),
-                    "sub" => map2(d, ab, move |a, b| each(a, b, &|a, b| single::add(a, -b, rounding))),
-                    _ => map2(d, ab, move |a, b| each(a, b, &|a, b| single::mul(a, b, rounding))),
+                    "add" => map2(d, ab, move |a, b| {
+                        each(a, b, &|a, b| single::add(a, b, rounding))
+                    }),
+                    "sub" => map2(d, ab, move |a, b| {
+                        each(a, b, &|a, b| single::add(a, -b, rounding))
+                    }),
+                    _ => map2(d, ab, move |a, b| {
+                        each(a, b, &|a, b| single::mul(a, b, rounding))
+                    }),
                 })
             }
             ("fma", [_, a, b, c]) => {
@@ -253,7 +348,13 @@ impl Decoder<'_> {
 /// `min` and `max`: a number wins over a NaN unless `.NaN`; -0 is less than +0.
 pub(super) fn extreme(a: f32, b: f32, max: bool, nan: bool) -> f32 {
     if a.is_nan() || b.is_nan() {
-        return if nan { f32::NAN } else if a.is_nan() { b } else { a };
+        return if nan {
+            f32::NAN
+        } else if a.is_nan() {
+            b
+        } else {
+            a
+        };
     }
     let smaller = a.total_cmp(&b).is_lt();
     if smaller == max { b } else { a }

@@ -13,15 +13,33 @@ impl Decoder<'_> {
                 opcode.ignore(&["warp", "sync"]);
                 let [mask] = exactly(operands)?;
                 let mask = self.source(mask, Type::B32)?;
-                Ok(Some(Op::Together(Members::Mask(mask), Box::new(|_, _| Ok(())))))
+                Ok(Some(Op::Together(
+                    Members::Mask(mask),
+                    Box::new(|_, _| Ok(())),
+                )))
             }
             "barrier" if opcode.starts(&["cluster"]) => self.cluster_barrier(opcode),
             "bar" | "barrier" => self.barrier(opcode, operands),
             "mbarrier" => self.mbarrier(opcode, operands),
             "fence" | "membar" => {
-                opcode.ignore(&["sc", "acq_rel", "acquire", "release", "cta", "cluster", "gpu", "sys", "gl"]);
-                opcode.ignore(&["proxy", "async", "alias", "mbarrier_init", "async::generic", "tensormap::generic"]);
-                opcode.ignore(&["global", "shared::cta", "shared::cluster", "async.global", "relaxed"]);
+                opcode.ignore(&[
+                    "sc", "acq_rel", "acquire", "release", "cta", "cluster", "gpu", "sys", "gl",
+                ]);
+                opcode.ignore(&[
+                    "proxy",
+                    "async",
+                    "alias",
+                    "mbarrier_init",
+                    "async::generic",
+                    "tensormap::generic",
+                ]);
+                opcode.ignore(&[
+                    "global",
+                    "shared::cta",
+                    "shared::cluster",
+                    "async.global",
+                    "relaxed",
+                ]);
                 opcode.ignore_starting(&["sync_restrict::", "proxy::"]);
                 Ok(Some(Op::Fence))
             }
@@ -48,8 +66,15 @@ impl Decoder<'_> {
             return lanes(Box::new(|_, _| {}));
         }
         opcode.has("wait");
-        let id = self.source(&Operand::Literal(Number::Integer(crate::vm::barriers::CLUSTER)), Type::U32)?;
-        Ok(Some(Op::Barrier(Box::new(BarrierOp { id, count: None, kind: BarrierKind::Sync }))))
+        let id = self.source(
+            &Operand::Literal(Number::Integer(crate::vm::barriers::CLUSTER)),
+            Type::U32,
+        )?;
+        Ok(Some(Op::Barrier(Box::new(BarrierOp {
+            id,
+            count: None,
+            kind: BarrierKind::Sync,
+        }))))
     }
 
     fn barrier(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Answer {
@@ -75,7 +100,9 @@ impl Decoder<'_> {
     }
 
     fn barrier_reduce(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Answer {
-        let name = opcode.one_of(&["popc", "and", "or"]).ok_or("an operation is expected")?;
+        let name = opcode
+            .one_of(&["popc", "and", "or"])
+            .ok_or("an operation is expected")?;
         opcode.ignore(&["u32", "pred"]);
         let (d, id, count, p) = match operands {
             [d, id, p] => (d, id, None, p),
@@ -84,27 +111,54 @@ impl Decoder<'_> {
         };
         let (p, negated) = self.predicate_source(p)?;
         let kind = if name == "popc" {
-            BarrierKind::Popc { d: self.target(d)?, p, negated }
+            BarrierKind::Popc {
+                d: self.target(d)?,
+                p,
+                negated,
+            }
         } else {
-            BarrierKind::Vote { d: self.predicate_target(d)?, p, negated, all: name == "and" }
+            BarrierKind::Vote {
+                d: self.predicate_target(d)?,
+                p,
+                negated,
+                all: name == "and",
+            }
         };
         let id = self.source(id, Type::U32)?;
         Ok(Some(Op::Barrier(Box::new(BarrierOp { id, count, kind }))))
     }
 
     /// `cp.async.mbarrier.arrive[.noinc].shared.b64 [address]`.
-    pub(super) fn mbarrier_of_copies(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Answer {
+    pub(super) fn mbarrier_of_copies(
+        &mut self,
+        opcode: &Opcode<'_>,
+        operands: &[Operand],
+    ) -> Answer {
         opcode.ignore(&["mbarrier", "arrive", "b64"]);
         let noinc = opcode.has("noinc");
         let [address] = exactly(operands)?;
         let (space, address) = self.place(opcode, address)?;
         let kind = MbarrierKind::ArriveCopies { noinc };
-        Ok(Some(Op::Mbarrier(Box::new(Mbarrier { space, address, kind }))))
+        Ok(Some(Op::Mbarrier(Box::new(Mbarrier {
+            space,
+            address,
+            kind,
+        }))))
     }
 
     fn mbarrier(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Answer {
         opcode.ignore(&["b64", "cta", "cluster", "release", "acquire", "relaxed"]);
-        let name = ["init", "inval", "arrive_drop", "arrive", "expect_tx", "complete_tx", "test_wait", "try_wait", "pending_count"];
+        let name = [
+            "init",
+            "inval",
+            "arrive_drop",
+            "arrive",
+            "expect_tx",
+            "complete_tx",
+            "test_wait",
+            "try_wait",
+            "pending_count",
+        ];
         // `arrive.expect_tx` has both.
         let name = opcode.one_of(&name).ok_or("an operation is expected")?;
         let u32 = Type::U32;
@@ -113,28 +167,47 @@ impl Decoder<'_> {
             ("inval", [address]) => (address, MbarrierKind::Invalidate),
             ("arrive", [state, address, rest @ ..]) => {
                 let sink = matches!(state, Operand::Name(name) if name == "_");
-                let state = if sink { None } else { Some(self.target(state)?) };
+                let state = if sink {
+                    None
+                } else {
+                    Some(self.target(state)?)
+                };
                 (address, self.arrival(opcode, state, rest)?)
             }
-            ("arrive", [address @ Operand::Memory { .. }]) => (address, self.arrival(opcode, None, &[])?),
-            ("expect_tx", [address, bytes]) => (address, MbarrierKind::Expect(self.source(bytes, u32)?)),
+            ("arrive", [address @ Operand::Memory { .. }]) => {
+                (address, self.arrival(opcode, None, &[])?)
+            }
+            ("expect_tx", [address, bytes]) => {
+                (address, MbarrierKind::Expect(self.source(bytes, u32)?))
+            }
             ("test_wait" | "try_wait", [d, address, state, ..]) => {
                 let d = self.predicate_target(d)?;
                 let kind = if opcode.has("parity") {
-                    MbarrierKind::TestParity { d, parity: self.source(state, u32)? }
+                    MbarrierKind::TestParity {
+                        d,
+                        parity: self.source(state, u32)?,
+                    }
                 } else {
-                    MbarrierKind::Test { d, state: self.source(state, Type::B64)? }
+                    MbarrierKind::Test {
+                        d,
+                        state: self.source(state, Type::B64)?,
+                    }
                 };
                 (address, kind)
             }
             ("pending_count", [d, state]) => {
-                let (d, state): (Slot<u32>, Slot<u64>) = (self.target(d)?, self.source(state, Type::B64)?);
+                let (d, state): (Slot<u32>, Slot<u64>) =
+                    (self.target(d)?, self.source(state, Type::B64)?);
                 return lanes(map1(d, state, |state: u64| state as u32));
             }
             _ => return Err("this form is not implemented".to_owned()),
         };
         let (space, address) = self.place(opcode, address)?;
-        Ok(Some(Op::Mbarrier(Box::new(Mbarrier { space, address, kind }))))
+        Ok(Some(Op::Mbarrier(Box::new(Mbarrier {
+            space,
+            address,
+            kind,
+        }))))
     }
 
     fn arrival(
@@ -150,7 +223,15 @@ impl Decoder<'_> {
             [number] => Some(self.source(number, Type::U32)?),
             _ => return Err("too many operands".to_owned()),
         };
-        let (count, expect) = if expecting { (None, number) } else { (number, None) };
-        Ok(MbarrierKind::Arrive { state, count, expect })
+        let (count, expect) = if expecting {
+            (None, number)
+        } else {
+            (number, None)
+        };
+        Ok(MbarrierKind::Arrive {
+            state,
+            count,
+            expect,
+        })
     }
 }

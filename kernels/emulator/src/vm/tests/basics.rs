@@ -17,7 +17,9 @@ fn vectors_are_added_by_many_blocks_the_last_one_ragged() {
     );
     let count = 1000;
     let x: Vec<u32> = (0..count).map(|i| (i as f32 * 0.37).to_bits()).collect();
-    let y: Vec<u32> = (0..count).map(|i| (1e-3 * i as f32 - 2.0).to_bits()).collect();
+    let y: Vec<u32> = (0..count)
+        .map(|i| (1e-3 * i as f32 - 2.0).to_bits())
+        .collect();
     let (dx, dy, dz) = (bench.upload(&x), bench.upload(&y), bench.room(count));
     // The fourth parameter is 4 bytes of the 8 handed over.
     let report = bench.run(8, 128, &[dx, dy, dz, count as u64]).unwrap();
@@ -78,11 +80,15 @@ fn blocks_of_256_are_summed_in_shared_memory_and_by_shuffles() {
     for seed in 0..8 {
         let mut bench = Bench::kernel(2, REDUCE);
         bench.settings.seed = seed;
-        let values: Vec<u32> = (0..1024u32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
+        let values: Vec<u32> = (0..1024u32)
+            .map(|i| i.wrapping_mul(2_654_435_761))
+            .collect();
         let (input, out) = (bench.upload(&values), bench.room(4));
         bench.run(4, 256, &[input, out]).unwrap();
-        let sums: Vec<u32> =
-            values.chunks(256).map(|part| part.iter().fold(0u32, |sum, x| sum.wrapping_add(*x))).collect();
+        let sums: Vec<u32> = values
+            .chunks(256)
+            .map(|part| part.iter().fold(0u32, |sum, x| sum.wrapping_add(*x)))
+            .collect();
         assert_eq!(bench.download(out, 4), sums, "seed {seed}");
     }
 }
@@ -129,6 +135,8 @@ fn functions_are_called_with_parameters_and_results() {
          call (back), power, (a, b);\nld.param.b32 %r3, [back];\n}\n\
          add.u32 %r4, %r2, %r3; st.global.u32 [%d1], %r4; ret;\n}",
     );
-    let expected: Vec<u32> = (0..32u32).map(|t| 3u32.wrapping_pow(t).wrapping_add(t * t)).collect();
+    let expected: Vec<u32> = (0..32u32)
+        .map(|t| 3u32.wrapping_pow(t).wrapping_add(t * t))
+        .collect();
     assert_eq!(bench.map(32, &[]), expected);
 }

@@ -5,7 +5,10 @@ use crate::fault::Cause;
 
 #[test]
 fn a_barrier_that_half_the_block_never_reaches_is_divergent() {
-    let bench = Bench::kernel(0, "setp.ge.u32 %p1, %t, 32;\n@%p1 bra OUT;\nbar.sync 0;\nOUT:");
+    let bench = Bench::kernel(
+        0,
+        "setp.ge.u32 %p1, %t, 32;\n@%p1 bra OUT;\nbar.sync 0;\nOUT:",
+    );
     let fault = bench.run(1, 64, &[]).unwrap_err();
     assert!(matches!(fault.cause, Cause::DivergentBarrier(_)), "{fault}");
     assert_eq!(fault.at.unwrap().text, "bar.sync 0;");
@@ -14,7 +17,10 @@ fn a_barrier_that_half_the_block_never_reaches_is_divergent() {
 #[test]
 fn a_barrier_that_half_a_warp_never_reaches_is_divergent() {
     let bench = Bench::kernel(0, "setp.ge.u32 %p1, %t, 16;\n@%p1 exit;\nbar.sync 0;");
-    assert!(matches!(cause(bench.run(1, 32, &[])), Cause::DivergentBarrier(_)));
+    assert!(matches!(
+        cause(bench.run(1, 32, &[])),
+        Cause::DivergentBarrier(_)
+    ));
 }
 
 #[test]
@@ -44,17 +50,31 @@ fn launches_beyond_the_limits_of_the_card_are_refused() {
     assert!(limit(bench.run(1, 1025, &[])));
     assert!(limit(bench.run_shaped([1, 1, 1], [32, 8, 8], (0, &[]))));
     assert!(limit(bench.run_shaped([1, 65536, 1], [1, 1, 1], (0, &[]))));
-    assert!(bench.run_shaped([1, 1, 1], [32, 8, 4], (101_376 - 1024, &[])).is_ok());
-    assert!(limit(bench.run_shaped([1, 1, 1], [32, 8, 4], (101_376 - 1023, &[]))));
+    assert!(
+        bench
+            .run_shaped([1, 1, 1], [32, 8, 4], (101_376 - 1024, &[]))
+            .is_ok()
+    );
+    assert!(limit(bench.run_shaped(
+        [1, 1, 1],
+        [32, 8, 4],
+        (101_376 - 1023, &[])
+    )));
 }
 
 #[test]
 fn what_the_kernel_was_built_for_bounds_its_blocks() {
     let bench = Bench::module(".visible .entry k() .maxntid 64, 1, 1 {\nret;\n}");
     assert!(bench.run(1, 64, &[]).is_ok());
-    assert!(matches!(cause(bench.run(1, 65, &[])), Cause::LaunchLimit(_)));
+    assert!(matches!(
+        cause(bench.run(1, 65, &[])),
+        Cause::LaunchLimit(_)
+    ));
     let bench = Bench::module(".visible .entry k() .reqntid 64 {\nret;\n}");
-    assert!(matches!(cause(bench.run(1, 32, &[])), Cause::LaunchLimit(_)));
+    assert!(matches!(
+        cause(bench.run(1, 32, &[])),
+        Cause::LaunchLimit(_)
+    ));
 }
 
 #[test]
@@ -88,7 +108,9 @@ fn lanes_that_wait_for_each_other_at_two_shuffles_are_stuck() {
 #[test]
 fn targets_run_on_their_own_cards() {
     use crate::card::{A100, B200, H100, RTX_4090, RTX_5090};
-    let runs = |target: &str| [A100, RTX_4090, H100, B200, RTX_5090].map(|card| card.accepts(target).is_ok());
+    let runs = |target: &str| {
+        [A100, RTX_4090, H100, B200, RTX_5090].map(|card| card.accepts(target).is_ok())
+    };
     assert_eq!(runs("sm_80"), [true; 5]);
     assert_eq!(runs("sm_89"), [false, true, true, true, true]);
     assert_eq!(runs("sm_90a"), [false, false, true, false, false]);

@@ -24,7 +24,12 @@ impl Bench {
         let module = Module::parse(&text).unwrap();
         let (program, memory) = (Program::new(&module).unwrap(), Global::new(1 << 30));
         program.load(&memory).unwrap();
-        Self { memory, program, settings: Settings::default(), card: RTX_5090 }
+        Self {
+            memory,
+            program,
+            settings: Settings::default(),
+            card: RTX_5090,
+        }
     }
 
     /// An entry with `pointers` parameters `p0`, `p1`, ... loaded as global addresses to `%a0`, `%a1`, ... and the
@@ -57,7 +62,10 @@ impl Bench {
     fn download(&self, address: u64, words: usize) -> Vec<u32> {
         let mut bytes = vec![0; 4 * words];
         self.memory.read(address, &mut bytes).unwrap();
-        bytes.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect()
+        bytes
+            .chunks(4)
+            .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
+            .collect()
     }
 
     fn run(&self, grid: u32, block: u32, pointers: &[u64]) -> Result<Report, Fault> {
@@ -70,9 +78,22 @@ impl Bench {
         block: [u32; 3],
         (dynamic_shared, pointers): (u32, &[u64]),
     ) -> Result<Report, Fault> {
-        let params = pointers.iter().flat_map(|pointer| pointer.to_le_bytes()).collect();
-        let configuration = Launch { grid, block, dynamic_shared, params, blocks: None };
-        let device = Device { memory: &self.memory, settings: &self.settings, card: &self.card };
+        let params = pointers
+            .iter()
+            .flat_map(|pointer| pointer.to_le_bytes())
+            .collect();
+        let configuration = Launch {
+            grid,
+            block,
+            dynamic_shared,
+            params,
+            blocks: None,
+        };
+        let device = Device {
+            memory: &self.memory,
+            settings: &self.settings,
+            card: &self.card,
+        };
         launch(self.program.entry("k").unwrap(), &configuration, &device)
     }
 
@@ -81,7 +102,8 @@ impl Bench {
         let mut pointers: Vec<u64> = inputs.iter().map(|input| self.upload(input)).collect();
         let out = self.room(block as usize);
         pointers.push(out);
-        self.run(1, block, &pointers).unwrap_or_else(|fault| panic!("{fault}"));
+        self.run(1, block, &pointers)
+            .unwrap_or_else(|fault| panic!("{fault}"));
         self.download(out, block as usize)
     }
 }
