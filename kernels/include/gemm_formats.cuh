@@ -1,0 +1,68 @@
+// One K tile from shared memory into the sums, per format.
+#pragma once
+#include "gemm_operands.cuh"
+
+struct E4m3 {
+  static constexpr bool scaled = false;
+
+  template <class Tile>
+  static __device__ __forceinline__ void multiply(Sums<Tile::m_tiles> &sums, const Fragments<Tile> &at, uint32_t stage) {
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      uint32_t a[Tile::m_tiles][4], b[4][4];
+#pragma unroll
+      for (int i = 0; i < Tile::m_tiles; ++i) load_matrices(a[i], (stage + at.a ^ step * 32) + i * 16 * kTileBytes);
+#pragma unroll
+      for (int p = 0; p < 4; ++p) load_matrices(b[p], (stage + at.b ^ step * 32) + p * 4 * kTileBytes);
+#pragma unroll
+      for (int i = 0; i < Tile::m_tiles; ++i)
+#pragma unroll
+        for (int j = 0; j < 8; ++j) mma_e4m3(sums[i][j], a[i], &b[j / 2][j % 2 * 2]);
+    }
+  }
+};
+
+struct Nvfp4 {
+  static constexpr bool scaled = true;
+
+  template <class Tile>
+  static __device__ __forceinline__ void multiply(Sums<Tile::m_tiles> &sums, const Fragments<Tile> &at, uint32_t stage) {
+    // Words: 2 step + half, a half being 32 rows.
+    const uint4 of_a = load_shared16(stage + at.a_scales), of_b = load_shared16(stage + at.b_scales);
+    const uint32_t a_words[4] = {of_a.x, of_a.y, of_a.z, of_a.w}, b_words[4] = {of_b.x, of_b.y, of_b.z, of_b.w};
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      uint32_t a[Tile::m_tiles][4], b[4][4];
+#pragma unroll
+      for (int i = 0; i < Tile::m_tiles; ++i) load_matrices(a[i], (stage + at.a ^ step * 32) + i * 16 * kTileBytes);
+#pragma unroll
+      for (int p = 0; p < 4; ++p) load_matrices(b[p], (stage + at.b ^ step * 32) + p * 4 * kTileBytes);
+      if constexpr (Tile::m_tiles == 4) {
+        rows32<0>(sums, a, b, a_words[2 * step], b_words + 2 * step);
+        rows32<1>(sums, a, b, a_words[2 * step + 1], b_words + 2 * step);
+      } else {
+        const bool second = Tile::warps_m > 1 && threadIdx.x / 64 % 2;
+        rows32<0>(sums, a, b, second ? a_words[2 * step + 1] : a_words[2 * step], b_words + 2 * step);
+      }
+    }
+  }
+
+  template <int half, int m_tiles>
+  static __device__ __forceinline__ void rows32(Sums<m_tiles> &sums, const uint32_t (&a)[m_tiles][4],
+                                                const uint32_t (&b)[4][4], uint32_t a_scale, const uint32_t *b_scales) {
+    columns<half * 2, 0>(sums[half * 2], a[half * 2], b, a_scale, b_scales);
+    columns<half * 2 + 1, 1>(sums[half * 2 + 1], a[half * 2 + 1], b, a_scale, b_scales);
+  }
+
+  template <int i, int a_lanes>
+  static __device__ __forceinline__ void columns(float (&sums)[8][4], const uint32_t (&a)[4], const uint32_t (&b)[4][4],
+                                                 uint32_t a_scale, const uint32_t *b_scales) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      mma_nvfp4<a_lanes, 0>(sums[half * 4 + 0], a, &b[half * 2][0], a_scale, b_scales[half]);
+      mma_nvfp4<a_lanes, 1>(sums[half * 4 + 1], a, &b[half * 2][2], a_scale, b_scales[half]);
+      mma_nvfp4<a_lanes, 2>(sums[half * 4 + 2], a, &b[half * 2 + 1][0], a_scale, b_scales[half]);
+      mma_nvfp4<a_lanes, 3>(sums[half * 4 + 3], a, &b[half * 2 + 1][2], a_scale, b_scales[half]);
+    }
+  }
+};
