@@ -17,6 +17,19 @@ struct Divisor {
   }
 };
 
+// The largest magnitude as bits: those are in order, infinity above all numbers and NaN above it.
+__device__ __forceinline__ uint32_t magnitude16(const float (&x)[16]) {
+  uint32_t most = 0;
+#pragma unroll
+  for (int c = 0; c < 16; ++c) most = umax(most, __float_as_uint(x[c]) & 0x7fffffff);
+  return most;
+}
+
+// Sets *flag where a magnitude is not finite.
+__device__ __forceinline__ void report_non_finite(uint32_t *flag, uint32_t most) {
+  if (most >= 0x7f800000 && flag) atomicOr(flag, 1u);
+}
+
 // Two E4M3 codes, `low` in the low byte; beyond 448 is 448.
 __device__ __forceinline__ uint32_t encode_e4m3x2(float low, float high) {
   uint16_t codes;
@@ -51,19 +64,18 @@ __device__ __forceinline__ uint32_t encode_e2m1x8(const float (&x)[8]) {
   return codes;
 }
 
+// The codes, the scale's code, and the largest magnitude as bits.
 struct Nvfp4Block {
   uint2 codes;
-  uint32_t scale;
+  uint32_t scale, most;
 };
 
 // A block of 16: scale = e4m3(min(max / 6 / scale_2, 448)), codes = e2m1(x / (scale_2 * scale)), every step rounded to
 // f32. A block whose scale rounds to nothing has no signs either.
 __device__ __forceinline__ Nvfp4Block encode_nvfp4(const float (&x)[16], const Divisor &scale_2) {
-  uint32_t max = 0;
-#pragma unroll
-  for (int c = 0; c < 16; ++c) max = umax(max, __float_as_uint(x[c]) & 0x7fffffff);
-  const float scaled = scale_2.divide(Divisor(6).divide(__uint_as_float(max)));
   Nvfp4Block block;
+  block.most = magnitude16(x);
+  const float scaled = fminf(scale_2.divide(Divisor(6).divide(__uint_as_float(block.most))), 448);
   block.scale = encode_e4m3x2(scaled, 0) & 0xff;
   const float total = scale_2.d * decode_e4m3(block.scale);
   block.codes = make_uint2(0, 0);

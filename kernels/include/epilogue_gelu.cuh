@@ -25,14 +25,18 @@ struct ToGeluE4m3 {
     const Spot spot = Spot::of<Tile>(tile);
     const float by = __frcp_rn(*gemm.out_scale);
     uint8_t *out = static_cast<uint8_t *>(gemm.out) + spot.column;
+    uint32_t most = 0;
     each_row<Tile>(gemm, sums, spot, [&](int, uint32_t row, float(&numbers)[16]) {
 #pragma unroll
       for (int c = 0; c < 16; ++c) numbers[c] = gelu(numbers[c]) * by;
-      if (row < gemm.m && spot.column < gemm.n)
+      if (row < gemm.m && spot.column < gemm.n) {
+        most = umax(most, magnitude16(numbers));
         *reinterpret_cast<uint4 *>(out + size_t(row) * gemm.n) =
             make_uint4(encode_e4m3x4(numbers), encode_e4m3x4(numbers + 4), encode_e4m3x4(numbers + 8),
                        encode_e4m3x4(numbers + 12));
+      }
     });
+    report_non_finite(gemm.non_finite, most);
   }
 };
 
@@ -47,15 +51,18 @@ struct ToGeluNvfp4 {
     const Divisor scale_2(*gemm.out_scale);
     uint8_t *out = static_cast<uint8_t *>(gemm.out) + spot.column / 2;
     // scales[h] byte u: this lane's block of row 32 h + 8 u + g.
-    uint32_t scales[Tile::m_tiles / 2] = {};
+    uint32_t scales[Tile::m_tiles / 2] = {}, most = 0;
     each_row<Tile>(gemm, sums, spot, [&](int index, uint32_t row, float(&numbers)[16]) {
 #pragma unroll
       for (int c = 0; c < 16; ++c) numbers[c] = gelu(numbers[c]);
       const Nvfp4Block block = encode_nvfp4(numbers, scale_2);
       scales[index / 4] |= block.scale << index % 4 * 8;
-      if (row < gemm.m && spot.column < gemm.n)
+      if (row < gemm.m && spot.column < gemm.n) {
+        most = umax(most, block.most);
         *reinterpret_cast<uint2 *>(out + size_t(row) * (gemm.n / 2)) = block.codes;
+      }
     });
+    report_non_finite(gemm.non_finite, most);
     store_scales<Tile>(gemm, scales, spot);
   }
 

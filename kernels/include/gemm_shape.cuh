@@ -14,6 +14,7 @@ struct Gemm {
   uint8_t *out_scales;                 // NVFP4 output: block scales in lane order
   const float *out_scale;              // the consumer's input_scale
   const __nv_bfloat16 *residual, *gate;  // [m, n] and [n]
+  uint32_t *non_finite;                // set by the GELU epilogues where a number is not finite; may be null
   float4 *partial;                     // split K: [split][tile][m-tile][n-tile][thread]
   uint32_t m, n, k_bytes, splits;
 };

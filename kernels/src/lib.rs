@@ -8,6 +8,7 @@
 pub mod device;
 pub mod error;
 pub mod gate_residual;
+pub mod gemm;
 pub mod layout;
 
 pub use device::{Family, Gpu, Source};
