@@ -5,6 +5,7 @@
 //!
 //! Numbers: activations are bf16, row-major, the last dimension contiguous. Sums are in f32.
 
+pub mod dequant_gemm;
 pub mod device;
 pub mod error;
 pub mod gate_residual;
