@@ -5,6 +5,8 @@
 //!
 //! Numbers: activations are bf16, row-major, the last dimension contiguous. Sums are in f32.
 
+pub mod attention;
+pub mod attention_fp8;
 pub mod dequant_gemm;
 pub mod device;
 pub mod error;

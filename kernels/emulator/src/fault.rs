@@ -76,6 +76,22 @@ pub enum Cause {
         /// `wrote` or `read`.
         second_did: &'static str,
     },
+    /// Two blocks of a launch at one byte of global memory, one of them writing, and no fence or atomic to order them.
+    #[error(
+        "race at global {address:#x}: block {first} {first_did}, block {second} {second_did}, in one launch"
+    )]
+    BlockRace {
+        /// Address of the byte.
+        address: u64,
+        /// Block (linear index in the grid) of the earlier access.
+        first: u32,
+        /// `wrote` or `read`.
+        first_did: &'static str,
+        /// Block of the later access.
+        second: u32,
+        /// `wrote` or `read`.
+        second_did: &'static str,
+    },
     /// A barrier that some threads of a block never reach, or reach by different ways.
     #[error("divergent barrier: {0}")]
     DivergentBarrier(String),
