@@ -10,6 +10,7 @@
 //! taken to be that of FP8, with one term for the 16 (or 32) products under one pair of scales. So compare with a
 //! tolerance, never bit for bit with a card.
 
+use super::dot::{Factor, Rule};
 use super::mma::Accumulator;
 
 /// Bits of the largest term that are kept, its leading 1 included.
@@ -23,75 +24,97 @@ impl Width {
     pub(super) const SIXTEEN: Self = Self(22);
 }
 
-/// Sum of `terms` (exact, any number) and `c`, as a value that rounds to nearest f32 or f16 as the exact sum would.
-/// For [`Accumulator::Truncated`] it already is cut to f32.
-pub(super) fn sum(terms: &[f64], c: f64, width: Width, accumulator: Accumulator) -> f64 {
-    match accumulator {
+/// Sum of `terms` (exact, any number) and `c`, all finite, as a value that rounds to nearest f32 or f16 as the exact sum
+/// would. For [`Accumulator::Truncated`] it already is cut to f32.
+pub(super) fn sum(terms: &[f64], c: f64, rule: Rule) -> f64 {
+    match rule.accumulator {
         Accumulator::Exact => exact(terms, c),
         Accumulator::Truncated => {
             let largest = terms
                 .iter()
                 .fold(c.abs(), |most, term| most.max(term.abs()));
-            match Grid::of(largest, width) {
-                Some(grid) => {
-                    let steps: i64 = terms.iter().map(|term| (term * grid.per_unit) as i64).sum();
-                    grid.value(steps + grid.steps(c))
-                }
-                None => special(terms, c),
-            }
+            let grid = Grid::of(largest, rule.width);
+            let steps: i32 = terms.iter().map(|term| grid.steps(*term)).sum();
+            grid.value(steps + grid.steps(c))
         }
     }
 }
 
-/// What is left when all terms are zero or one is infinite; f64 knows the rules. A NaN term goes by `largest` unseen:
-/// callers with inputs that can be NaN or infinite ask [`special`] first.
+/// [`sum`] by [`Accumulator::Truncated`] of 8 columns side by side, `terms` by row. Each is yet to be multiplied by its
+/// column's scale.
+#[inline(always)]
+pub(super) fn sums<T: Factor, const K: usize>(
+    terms: &[[T; 8]; K],
+    scales: &[f64; 8],
+    c: &[f64; 8],
+    width: Width,
+) -> [f64; 8] {
+    let mut largest = [T::ZERO; 8];
+    for terms in terms {
+        for (most, term) in largest.iter_mut().zip(terms) {
+            *most = most.or_larger(*term);
+        }
+    }
+    let mut grids = [Grid {
+        per_unit: 0.0,
+        step: 0.0,
+    }; 8];
+    let mut units = [T::ZERO; 8];
+    for n in 0..8 {
+        grids[n] = Grid::of(c[n].abs().or_larger(largest[n].wide() * scales[n]), width);
+        units[n] = T::of(grids[n].per_unit * scales[n]);
+    }
+    let mut steps = [0; 8];
+    for terms in terms {
+        for ((steps, term), unit) in steps.iter_mut().zip(terms).zip(&units) {
+            *steps += term.steps(*unit);
+        }
+    }
+    let mut out = [0.0; 8];
+    for n in 0..8 {
+        out[n] = grids[n].value(steps[n] + grids[n].steps(c[n]));
+    }
+    out
+}
+
+/// The plain f64 sum: what to answer where a term is infinite or NaN.
 pub(super) fn special(terms: &[f64], c: f64) -> f64 {
     terms.iter().sum::<f64>() + c
 }
 
 /// The multiples that terms are cut to.
-pub(super) struct Grid {
+#[derive(Clone, Copy)]
+struct Grid {
     /// 1 / step.
-    pub per_unit: f64,
+    per_unit: f64,
     step: f64,
 }
 
 impl Grid {
-    /// None if the largest magnitude is zero or infinite.
-    pub(super) fn of(largest: f64, width: Width) -> Option<Self> {
-        // Terms are normal numbers of f64, so the field is the exponent.
-        let exponent = (largest.to_bits() >> 52) as i64 - 1023;
-        if largest == 0.0 || exponent > 1023 {
-            return None;
-        }
+    #[inline(always)]
+    fn of(largest: f64, width: Width) -> Self {
+        // No term other than zero is as small as 2^-600, so the field is the exponent. The bound is for zero.
+        let exponent = ((largest.to_bits() >> 52) as i64 - 1023).max(-600);
         let last = exponent - (width.0 - 1);
         let power = |exponent: i64| f64::from_bits(((exponent + 1023) as u64) << 52);
-        Some(Self {
+        Self {
             per_unit: power(-last),
             step: power(last),
-        })
+        }
     }
 
-    /// A term in whole steps.
-    pub(super) fn steps(&self, term: f64) -> i64 {
-        (term * self.per_unit) as i64
+    /// A term in whole steps: below 2^22, so that even 65 of them stay in i32.
+    #[inline(always)]
+    fn steps(self, term: f64) -> i32 {
+        (term * self.per_unit) as i32
     }
 
-    /// The sum of the cut terms, cut to f32.
-    pub(super) fn value(&self, steps: i64) -> f64 {
-        toward_zero(steps as f64 * self.step)
+    /// The sum of the cut terms, cut to the 24 bits of an f32. (A subnormal f32 is yet to be rounded.)
+    #[inline(always)]
+    fn value(self, steps: i32) -> f64 {
+        let exact = f64::from(steps) * self.step;
+        f64::from_bits(exact.to_bits() >> 29 << 29)
     }
-}
-
-/// Cut to f32. `value` has few enough bits to be exact in f64.
-fn toward_zero(value: f64) -> f64 {
-    let near = value as f32;
-    let cut = if f64::from(near).abs() > value.abs() {
-        f32::from_bits(near.to_bits() - 1)
-    } else {
-        near
-    };
-    f64::from(cut)
 }
 
 /// The exact sum, rounded to odd at 53 bits: a set last bit says that something was cut off.

@@ -1,6 +1,9 @@
 //! The inner loops: 16 rows times 8 columns.
+//!
+//! All 8 columns of a row go side by side, so that no sum runs across a vector. The same code is compiled for AVX2 as
+//! well; Rust fuses no multiplications, so both give the same bits.
 
-use super::accumulate::{Grid, Width, special, sum};
+use super::accumulate::{Width, special, sum, sums};
 use super::mma::Accumulator;
 
 /// D before its rounding to the result's type, or C.
@@ -9,8 +12,12 @@ pub(super) type Tile = [[f64; 8]; 16];
 /// A type that holds every product of two inputs exactly: f32 for inputs of 8 bits (8-bit products between 2^-32 and
 /// 2^32) and f64 for those of 16 and 19.
 pub(super) trait Factor: Copy {
+    /// Zero.
+    const ZERO: Self;
     /// The exact product.
     fn times(self, other: Self) -> Self;
+    /// The sum, which the caller knows to be exact.
+    fn plus(self, other: Self) -> Self;
     /// The larger magnitude; `self` is one already.
     fn or_larger(self, other: Self) -> Self;
     /// Cut to a whole number of steps; the caller's grid keeps it far from the ends of i32.
@@ -24,34 +31,41 @@ pub(super) trait Factor: Copy {
 macro_rules! factor {
     ($type:ty) => {
         impl Factor for $type {
+            const ZERO: Self = 0.0;
+            #[inline(always)]
             fn times(self, other: Self) -> Self {
                 self * other
             }
+            #[inline(always)]
+            fn plus(self, other: Self) -> Self {
+                self + other
+            }
+            #[inline(always)]
             fn or_larger(self, other: Self) -> Self {
                 let other = other.abs();
                 if other > self { other } else { self }
             }
+            #[inline(always)]
             fn steps(self, per_unit: Self) -> i32 {
                 (self * per_unit) as i32
             }
+            #[inline(always)]
             fn of(value: f64) -> Self {
                 value as Self
             }
+            #[inline(always)]
             fn wide(self) -> f64 {
-                value_of(self)
+                self as f64
             }
         }
     };
-}
-
-fn value_of(value: impl Into<f64>) -> f64 {
-    value.into()
 }
 
 factor!(f32);
 factor!(f64);
 
 /// What all outputs have in common.
+#[derive(Clone, Copy)]
 pub(super) struct Rule {
     /// Of [`Accumulator::Truncated`].
     pub width: Width,
@@ -59,76 +73,158 @@ pub(super) struct Rule {
     pub accumulator: Accumulator,
 }
 
-/// A and B as numbers, each row of A and column of B with a factor of its own (1, or its block scale).
-pub(super) struct Scaled<'a, T, const K: usize> {
+/// A and B as numbers in blocks of K along k, N of them: one term of the sum is a block's products, added exactly, times
+/// the scales of its row and column.
+pub(super) struct Blocks<'a, T, const K: usize, const N: usize> {
     /// Rows of A.
-    pub a: &'a [[T; K]; 16],
-    /// Columns of B.
-    pub b: &'a [[T; K]; 8],
-    /// Factors of the rows.
-    pub scale_a: [f64; 16],
-    /// Factors of the columns.
-    pub scale_b: [f64; 8],
+    pub a: &'a [[[T; K]; N]; 16],
+    /// B by k, then column.
+    pub b: &'a [[[T; 8]; K]; N],
+    /// Scales of A: of a row, block by block.
+    pub scale_a: &'a [[f64; N]; 16],
+    /// Scales of B: of a block, column by column.
+    pub scale_b: &'a [[f64; 8]; N],
 }
 
-/// A * B + C. K is a multiple of 4.
-pub(super) fn multiply<T: Factor, const K: usize>(
-    input: &Scaled<'_, T, K>,
-    c: &Tile,
-    rule: &Rule,
-) -> Tile {
-    let finite = |row: &[T; K]| row.iter().all(|x| x.wide().is_finite());
-    let a_finite: [bool; 16] =
-        std::array::from_fn(|r| finite(&input.a[r]) && input.scale_a[r].is_finite());
-    let b_finite: [bool; 8] =
-        std::array::from_fn(|n| finite(&input.b[n]) && input.scale_b[n].is_finite());
-    let mut out = [[0.0; 8]; 16];
-    for (r, row) in out.iter_mut().enumerate() {
-        for (n, d) in row.iter_mut().enumerate() {
-            let (a, b) = (&input.a[r], &input.b[n]);
-            let (scale, c) = (input.scale_a[r] * input.scale_b[n], c[r][n]);
-            let finite = a_finite[r] && b_finite[n] && c.is_finite();
-            *d = if finite && rule.accumulator == Accumulator::Truncated {
-                truncated(a, b, (scale, c), rule.width)
-            } else {
-                let terms: [f64; K] = std::array::from_fn(|k| a[k].wide() * b[k].wide() * scale);
-                if finite {
-                    sum(&terms, c, rule.width, rule.accumulator)
-                } else {
-                    special(&terms, c)
-                }
-            };
+/// A and B as numbers, each product a term of the sum, with one scale for each row of A and column of B.
+pub(super) struct Products<'a, T, const K: usize> {
+    /// Rows of A.
+    pub a: &'a [[T; K]; 16],
+    /// B by k, then column.
+    pub b: &'a [[T; 8]; K],
+    /// Scales of the rows.
+    pub scale_a: &'a [f64; 16],
+    /// Scales of the columns.
+    pub scale_b: &'a [f64; 8],
+}
+
+/// Operands that can be multiplied row by row.
+trait Rows {
+    /// Row `r` of A * B + C.
+    fn row(&self, r: usize, c: &[f64; 8], rule: Rule) -> [f64; 8];
+}
+
+impl<T: Factor, const K: usize> Rows for Products<'_, T, K> {
+    #[inline(always)]
+    fn row(&self, r: usize, c: &[f64; 8], rule: Rule) -> [f64; 8] {
+        let mut terms = [[T::ZERO; 8]; K];
+        for ((terms, a), b) in terms.iter_mut().zip(&self.a[r]).zip(self.b) {
+            for (term, b) in terms.iter_mut().zip(b) {
+                *term = a.times(*b);
+            }
         }
+        let mut scales = [0.0; 8];
+        for (scale, b) in scales.iter_mut().zip(self.scale_b) {
+            *scale = self.scale_a[r] * b;
+        }
+        finish(&terms, &scales, c, rule)
+    }
+}
+
+impl<T: Factor, const K: usize, const N: usize> Rows for Blocks<'_, T, K, N> {
+    #[inline(always)]
+    fn row(&self, r: usize, c: &[f64; 8], rule: Rule) -> [f64; 8] {
+        let mut terms = [[0.0; 8]; N];
+        for (j, terms) in terms.iter_mut().enumerate() {
+            let mut dots = [T::ZERO; 8];
+            for (a, b) in self.a[r][j].iter().zip(&self.b[j]) {
+                for (dot, b) in dots.iter_mut().zip(b) {
+                    *dot = dot.plus(a.times(*b));
+                }
+            }
+            for ((term, dot), scale) in terms.iter_mut().zip(dots).zip(self.scale_b[j]) {
+                *term = dot.wide() * (self.scale_a[r][j] * scale);
+            }
+        }
+        finish(&terms, &[1.0; 8], c, rule)
+    }
+}
+
+/// Sums of the terms of 8 columns, each term times its column's scale.
+#[inline(always)]
+fn finish<T: Factor, const K: usize>(
+    terms: &[[T; 8]; K],
+    scales: &[f64; 8],
+    c: &[f64; 8],
+    rule: Rule,
+) -> [f64; 8] {
+    // Infinities and NaN of any operand end up in this sum.
+    let mut plain = *c;
+    for terms in terms {
+        for ((sum, term), scale) in plain.iter_mut().zip(terms).zip(scales) {
+            *sum += term.wide() * scale;
+        }
+    }
+    if rule.accumulator == Accumulator::Truncated && plain.iter().all(|x| x.is_finite()) {
+        return sums(terms, scales, c, rule.width);
+    }
+    column_by_column(terms, scales, c, rule)
+}
+
+#[inline(never)]
+fn column_by_column<T: Factor, const K: usize>(
+    terms: &[[T; 8]; K],
+    scales: &[f64; 8],
+    c: &[f64; 8],
+    rule: Rule,
+) -> [f64; 8] {
+    let mut out = [0.0; 8];
+    for (n, out) in out.iter_mut().enumerate() {
+        let column: [f64; K] = std::array::from_fn(|k| terms[k][n].wide() * scales[n]);
+        let plain = special(&column, c[n]);
+        *out = if plain.is_finite() {
+            sum(&column, c[n], rule)
+        } else {
+            plain
+        };
     }
     out
 }
 
-/// [`sum`] of scaled products, in the narrower type.
-fn truncated<T: Factor, const K: usize>(
-    a: &[T; K],
-    b: &[T; K],
-    (scale, c): (f64, f64),
-    width: Width,
-) -> f64 {
-    let products: [T; K] = std::array::from_fn(|k| a[k].times(b[k]));
-    // Four chains, so that they need not wait for each other.
-    let mut largest = [T::of(0.0); 4];
-    for four in products.chunks_exact(4) {
-        for (most, &product) in largest.iter_mut().zip(four) {
-            *most = most.or_larger(product);
-        }
+#[inline(always)]
+fn tile(input: &impl Rows, c: &Tile, rule: Rule) -> Tile {
+    let mut out = *c;
+    for (r, row) in out.iter_mut().enumerate() {
+        *row = input.row(r, &c[r], rule);
     }
-    let largest = largest.iter().fold(0.0f64, |most, x| most.max(x.wide()));
-    let Some(grid) = Grid::of((largest * scale).max(c.abs()), width) else {
-        return special(&[], c);
-    };
-    let per_unit = T::of(grid.per_unit * scale);
-    let steps: i32 = products.iter().map(|p| p.steps(per_unit)).sum();
-    grid.value(i64::from(steps) + grid.steps(c))
+    out
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn tile_avx2(input: &impl Rows, c: &Tile, rule: Rule) -> Tile {
+    tile(input, c, rule)
+}
+
+fn fastest(input: &impl Rows, c: &Tile, rule: Rule) -> Tile {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { tile_avx2(input, c, rule) };
+    }
+    tile(input, c, rule)
+}
+
+/// A * B + C.
+pub(super) fn multiply<T: Factor, const K: usize>(
+    input: &Products<'_, T, K>,
+    c: &Tile,
+    rule: Rule,
+) -> Tile {
+    fastest(input, c, rule)
+}
+
+/// A * B + C with block scales.
+pub(super) fn multiply_blocks<T: Factor, const K: usize, const N: usize>(
+    input: &Blocks<'_, T, K, N>,
+    c: &Tile,
+    rule: Rule,
+) -> Tile {
+    fastest(input, c, rule)
 }
 
 /// Exact products of integers: element `k` of a row times element `k` of a column, summed.
-pub(super) fn integers(a: &[i16], b: &[i16]) -> i32 {
+pub(super) fn integers(a: &[i16; 32], b: &[i16; 32]) -> i32 {
     a.iter()
         .zip(b)
         .map(|(&a, &b)| i32::from(a) * i32::from(b))

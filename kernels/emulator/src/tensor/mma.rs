@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::accumulate::Width;
-use super::dot::{Factor, Rule, Scaled, Tile, integers, multiply};
+use super::dot::{Factor, Products, Rule, Tile, integers, multiply};
 use super::fragment::{a_words, b_words, c_half_registers, c_halves, c_registers, c_words};
 use crate::Lanes;
 use crate::convert::float::{Float, FloatMode, from_bits, to_bits};
@@ -87,14 +87,31 @@ fn table(format: Minifloat) -> Result<&'static [f32; 256], String> {
         .ok_or_else(|| format!("mma: {format:?} is no element type"))
 }
 
-/// Numbers of N bytes, four to a word.
-pub(super) fn bytes<const K: usize, const ROWS: usize>(
+/// Numbers of bytes, four to a word.
+pub(super) fn bytes<const ROWS: usize>(
     words: &[[u32; 8]; ROWS],
     table: &[f32; 256],
-) -> [[f32; K]; ROWS] {
-    std::array::from_fn(|r| {
-        std::array::from_fn(|k| table[usize::from((words[r][k / 4] >> (8 * (k % 4))) as u8)])
-    })
+) -> [[f32; 32]; ROWS] {
+    let mut rows = [[0.0; 32]; ROWS];
+    for (row, words) in rows.iter_mut().zip(words) {
+        for (numbers, word) in row.chunks_exact_mut(4).zip(words) {
+            for (number, byte) in numbers.iter_mut().zip(word.to_le_bytes()) {
+                *number = table[usize::from(byte)];
+            }
+        }
+    }
+    rows
+}
+
+/// Columns of B to rows of equal k.
+pub(super) fn by_k<T: Copy + Default, const K: usize>(columns: &[[T; K]; 8]) -> [[T; 8]; K] {
+    let mut rows = [[T::default(); 8]; K];
+    for (n, column) in columns.iter().enumerate() {
+        for (row, element) in rows.iter_mut().zip(column) {
+            row[n] = *element;
+        }
+    }
+    rows
 }
 
 /// C of f32.
@@ -125,18 +142,18 @@ fn half_results(d: Tile) -> [Lanes; 2] {
 }
 
 /// A * B + C without scales.
-fn plain<T: Factor, const K: usize>(
+fn plain<T: Factor + Default, const K: usize>(
     a: &[[T; K]; 16],
     b: &[[T; K]; 8],
     c: &Tile,
-    rule: &Rule,
+    rule: Rule,
 ) -> Tile {
     multiply(
-        &Scaled {
+        &Products {
             a,
-            b,
-            scale_a: [1.0; 16],
-            scale_b: [1.0; 8],
+            b: &by_k(b),
+            scale_a: &[1.0; 16],
+            scale_b: &[1.0; 8],
         },
         c,
         rule,
@@ -171,12 +188,12 @@ const fn wide(accumulator: Accumulator) -> Rule {
 
 fn k16(a: &[Lanes; 4], b: &[Lanes; 2], c: &Tile, inputs: Sixteen, sum: Accumulator) -> Tile {
     let (a, b) = (a_words::<4, 8>(a), b_words::<2, 8>(b));
-    plain::<f64, 16>(&halves(&a, inputs), &halves(&b, inputs), c, &wide(sum))
+    plain::<f64, 16>(&halves(&a, inputs), &halves(&b, inputs), c, wide(sum))
 }
 
 fn k8(a: &[Lanes; 2], b: &[Lanes; 1], c: &Tile, inputs: Sixteen, sum: Accumulator) -> Tile {
     let (a, b) = (a_words::<2, 4>(a), b_words::<1, 4>(b));
-    plain::<f64, 8>(&halves(&a, inputs), &halves(&b, inputs), c, &wide(sum))
+    plain::<f64, 8>(&halves(&a, inputs), &halves(&b, inputs), c, wide(sum))
 }
 
 fn f8(a: &[Lanes; 4], b: &[Lanes; 2], c: &Tile, types: Eight) -> Result<Tile, String> {
@@ -186,7 +203,7 @@ fn f8(a: &[Lanes; 4], b: &[Lanes; 2], c: &Tile, types: Eight) -> Result<Tile, St
         &bytes(&a, table_a),
         &bytes(&b, table_b),
         c,
-        &types.rule(),
+        types.rule(),
     ))
 }
 
@@ -227,7 +244,7 @@ pub fn mma_tf32(a: &[Lanes; 4], b: &[Lanes; 2], c: &[Lanes; 4], sum: Accumulator
     let value = |bits: u32| from_bits(u64::from(bits), Float::Tf32);
     let a = a_words::<4, 8>(a).map(|row| row.map(value));
     let b = b_words::<2, 8>(b).map(|column| column.map(value));
-    results(plain(&a, &b, &accumulators(c), &wide(sum)))
+    results(plain(&a, &b, &accumulators(c), wide(sum)))
 }
 
 /// m16n8k32 on e4m3, e5m2 (`kind::f8f6f4`: also e2m1, e2m3, e3m2), f32 accumulators. An error for ue8m0.

@@ -1,9 +1,9 @@
 //! `mma.sync` with block scales.
 
-use super::accumulate::{Width, special, sum};
-use super::dot::{Scaled, Tile, integers, multiply};
+use super::accumulate::Width;
+use super::dot::{Blocks, Products, Rule, Tile, multiply, multiply_blocks};
 use super::fragment::{a_words, b_words, scale_lane_a, scale_lane_b};
-use super::mma::{Accumulator, Eight, accumulators, bytes, results};
+use super::mma::{Accumulator, Eight, accumulators, by_k, bytes, results};
 use crate::Lanes;
 use crate::convert::{Minifloat, decode};
 
@@ -123,66 +123,87 @@ pub fn mma_mxf4nvf4(
     types: Mxf4,
 ) -> Result<[Lanes; 4], String> {
     scales.check(types.vec)?;
-    let input = (&nibbles(&a_words::<4, 8>(a)), &nibbles(&b_words::<2, 8>(b)));
-    let c = accumulators(c);
     match (types.vec, types.scale) {
-        (ScaleVec::X4, ScaleFormat::Ue4m3) => four_bit::<4>(input, &c, scales, types),
-        (ScaleVec::X2, ScaleFormat::Ue8m0) => four_bit::<2>(input, &c, scales, types),
+        (ScaleVec::X4, ScaleFormat::Ue4m3) => {
+            let (a, b) = (
+                nibbles::<16, 4, 16>(&a_words::<4, 8>(a)),
+                nibbles::<16, 4, 8>(&b_words::<2, 8>(b)),
+            );
+            four_bit(&a, &b, &accumulators(c), scales, types)
+        }
+        (ScaleVec::X2, ScaleFormat::Ue8m0) => {
+            let (a, b) = (
+                nibbles::<32, 2, 16>(&a_words::<4, 8>(a)),
+                nibbles::<32, 2, 8>(&b_words::<2, 8>(b)),
+            );
+            four_bit(&a, &b, &accumulators(c), scales, types)
+        }
         (vec, scale) => Err(format!(
             "mma: scale_vec::{vec:?} does not go with {scale:?}"
         )),
     }
 }
 
-type Fours<'a> = (&'a [[i16; 64]; 16], &'a [[i16; 64]; 8]);
-
-/// N scales per row and column, each for 64 / N elements.
-fn four_bit<const N: usize>(
-    (a, b): Fours<'_>,
+/// N scales per row and column, each for K elements.
+fn four_bit<const K: usize, const N: usize>(
+    a: &[[[f32; K]; N]; 16],
+    b: &[[[f32; K]; N]; 8],
     c: &Tile,
     scales: &BlockScales<'_>,
     types: Mxf4,
 ) -> Result<[Lanes; 4], String> {
-    let value = |byte| scale_value(types.scale, byte);
     let mut scale_a = [[0.0; N]; 16];
     for (row, values) in scale_a.iter_mut().enumerate() {
         for (to, byte) in values.iter_mut().zip(scales.bytes_a::<N>(row)) {
-            // Both operands hold twice their value, so a product is four times too large.
-            *to = value(byte)? / 4.0;
+            *to = scale_value(types.scale, byte)?;
         }
     }
-    let mut scale_b = [[0.0; N]; 8];
-    for (column, values) in scale_b.iter_mut().enumerate() {
-        for (to, byte) in values.iter_mut().zip(scales.bytes_b::<N>(column)) {
-            *to = value(byte)?;
+    let mut scale_b = [[0.0; 8]; N];
+    for column in 0..8 {
+        for (values, byte) in scale_b.iter_mut().zip(scales.bytes_b::<N>(column)) {
+            values[column] = scale_value(types.scale, byte)?;
         }
     }
-    let mut d = [[0.0; 8]; 16];
-    for (r, row) in d.iter_mut().enumerate() {
-        for (n, d) in row.iter_mut().enumerate() {
-            // 64 / N products below 2^8, a scale product of 8 bits: exact.
-            let terms: [f64; N] = std::array::from_fn(|j| {
-                let block = j * (64 / N)..(j + 1) * (64 / N);
-                f64::from(integers(&a[r][block.clone()], &b[n][block]))
-                    * (scale_a[r][j] * scale_b[n][j])
-            });
-            let plain = special(&terms, c[r][n]);
-            *d = if plain.is_finite() {
-                sum(&terms, c[r][n], Width::EIGHT, types.accumulator)
-            } else {
-                plain
-            };
+    let mut by_k = [[[0.0; 8]; K]; N];
+    for (n, column) in b.iter().enumerate() {
+        for (to, from) in by_k
+            .as_flattened_mut()
+            .iter_mut()
+            .zip(column.as_flattened())
+        {
+            to[n] = *from;
         }
     }
-    Ok(results(d))
+    // Products are multiples of 1/4 up to 36, sums of 32 below 2^11: exact in f32. Times two scales: 20 bits.
+    let input = Blocks {
+        a,
+        b: &by_k,
+        scale_a: &scale_a,
+        scale_b: &scale_b,
+    };
+    let rule = Rule {
+        width: Width::EIGHT,
+        accumulator: types.accumulator,
+    };
+    Ok(results(multiply_blocks(&input, c, rule)))
 }
 
-/// Twice the values of e2m1, which are whole numbers; low nibble first.
-fn nibbles<const ROWS: usize>(words: &[[u32; 8]; ROWS]) -> [[i16; 64]; ROWS] {
-    const DOUBLE: [i16; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
-    std::array::from_fn(|r| {
-        std::array::from_fn(|k| DOUBLE[(words[r][k / 8] >> (4 * (k % 8)) & 0xf) as usize])
-    })
+/// e2m1 numbers in N blocks of K, low nibble first.
+fn nibbles<const K: usize, const N: usize, const ROWS: usize>(
+    words: &[[u32; 8]; ROWS],
+) -> [[[f32; K]; N]; ROWS] {
+    const VALUES: [f32; 16] = [
+        0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0,
+    ];
+    let mut rows = [[[0.0; K]; N]; ROWS];
+    for (row, words) in rows.iter_mut().zip(words) {
+        for (numbers, word) in row.as_flattened_mut().chunks_exact_mut(8).zip(words) {
+            for (i, number) in numbers.iter_mut().enumerate() {
+                *number = VALUES[(word >> (4 * i) & 0xf) as usize];
+            }
+        }
+    }
+    rows
 }
 
 /// m16n8k32 on formats of 8, 6 and 4 bits in containers of 8, one ue8m0 scale per row, f32 accumulators.
@@ -196,11 +217,11 @@ pub fn mma_mxf8f6f4(
     scales.check(ScaleVec::X1)?;
     let (table_a, table_b) = types.tables()?;
     let value = |[byte]: [u8; 1]| f64::from(decode(Minifloat::Ue8m0, byte));
-    let input = Scaled {
-        a: &bytes::<32, 16>(&a_words::<4, 8>(a), table_a),
-        b: &bytes::<32, 8>(&b_words::<2, 8>(b), table_b),
-        scale_a: std::array::from_fn(|row| value(scales.bytes_a(row))),
-        scale_b: std::array::from_fn(|column| value(scales.bytes_b(column))),
+    let input = Products {
+        a: &bytes(&a_words::<4, 8>(a), table_a),
+        b: &by_k(&bytes(&b_words::<2, 8>(b), table_b)),
+        scale_a: &std::array::from_fn(|row| value(scales.bytes_a(row))),
+        scale_b: &std::array::from_fn(|column| value(scales.bytes_b(column))),
     };
-    Ok(results(multiply(&input, &accumulators(c), &types.rule())))
+    Ok(results(multiply(&input, &accumulators(c), types.rule())))
 }

@@ -7,6 +7,8 @@ use ptx_emulator::tensor::{
     Accumulator, BlockScales, Eight, Sixteen, mma_f8, mma_k16, mma_k16_f16, mma_mxf8f6f4,
 };
 
+use super::layout::{scatter, table};
+
 const EXACT: Accumulator = Accumulator::Exact;
 const CUT: Accumulator = Accumulator::Truncated;
 

@@ -76,12 +76,12 @@ fn every_operation_rounds_once() {
     }
 }
 
-/// 1.0 + 2^-11 (half a unit) + 2^-24: rounding the product and sum to f32 first would lose the last term.
+/// A sum rounded to f32 first would be a tie and go down.
 #[test]
 fn a_term_far_below_breaks_the_tie() {
-    let bits = |x: f64| f16::from_f64(x).to_bits();
+    let bits = |x: f64| f16::from_f32(x as f32).to_bits();
     let mode = HalfMode::default();
-    // (1 + 2^-10) * (2^-14 + 2^-24) has a bit at 2^-34.
+    // 1 + (1 + 2^-10) * 2^-11 is 2^-21 over the tie.
     let (a, b, c) = (bits(1.0 + 2f64.powi(-10)), bits(2f64.powi(-11)), bits(1.0));
     assert_eq!(
         f16::from_bits(fma(a, b, c, Half::F16, mode)).to_f64(),
