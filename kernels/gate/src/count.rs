@@ -69,6 +69,8 @@ pub fn is_mma(instruction: &Instruction) -> bool {
 pub struct Counts {
     /// All instructions.
     pub total: usize,
+    /// Those that do nothing: `ptxas` 13.0 puts one behind most products of cc 12. They take an issue slot.
+    pub nops: usize,
     /// Matrix instructions.
     pub mma: BTreeMap<Mma, usize>,
     /// `ldmatrix` that brings 512 bytes: four 8x8 matrices of 16 bits, or two 16x16 of 8.
@@ -109,6 +111,7 @@ impl Counts {
         }
         let base = instruction.base();
         match base {
+            "NOP" => self.nops += 1,
             "LDSM" => {
                 let full = (instruction.has("4")
                     && (instruction.has("M88") || instruction.has("MT88")))
@@ -140,10 +143,10 @@ impl Counts {
         self.other.get(opcode).copied().unwrap_or(0)
     }
 
-    /// Instructions for each matrix instruction, itself among them; nothing where there is none.
+    /// Instructions that do something for each matrix instruction, itself among them; nothing where there is none.
     pub fn per_mma(&self) -> Option<f64> {
         let mma = self.all_mma();
-        (mma > 0).then(|| self.total as f64 / mma as f64)
+        (mma > 0).then(|| (self.total - self.nops) as f64 / mma as f64)
     }
 }
 
@@ -190,6 +193,7 @@ mod tests {
             "BAR.SYNC.DEFER_BLOCKING 0x0",
             "LDL R1, [R2]",
             "IMAD.MOV.U32 R1, RZ, RZ, R2",
+            "NOP",
         ];
         let mut text = "Function : f\n".to_owned();
         for (i, line) in lines.iter().enumerate() {
@@ -197,7 +201,7 @@ mod tests {
         }
         let functions = parse(&text);
         let counts = Counts::of(&functions[0].instructions);
-        assert_eq!(counts.total, 19);
+        assert_eq!((counts.total, counts.nops), (20, 1));
         assert_eq!(
             counts.mma,
             BTreeMap::from([
