@@ -8,6 +8,7 @@
 //! nobody wrote. It says nothing of speed, and nothing of what `ptxas` makes of the PTX.
 
 pub mod banks;
+pub mod card;
 pub mod convert;
 pub mod driver;
 pub mod fault;

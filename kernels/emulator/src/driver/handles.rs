@@ -49,6 +49,10 @@ impl<T> Handles<T> {
             .ok_or_else(|| self.unknown(handle))
     }
 
+    pub fn retain(&self, keep: impl Fn(&T) -> bool) {
+        lock(&self.held).1.retain(|_, thing| keep(thing));
+    }
+
     pub fn any(&self, holds: impl Fn(&T) -> bool) -> bool {
         lock(&self.held).1.values().any(|thing| holds(thing))
     }

@@ -1,16 +1,16 @@
 //! Launches.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Instant;
 
-use super::card::{BLOCK_LIMIT, GRID_LIMIT};
 use super::device::{Device, in_context};
 use super::ffi::{Bytes, In, api};
 use super::graph::Node;
 use super::module::Function;
-use super::program::Launch;
 use super::settings::{LOG, settings};
-use super::status::{Error, INVALID_VALUE, LAUNCH_OUT_OF_RESOURCES, Outcome, answer};
+use super::status::{Error, INVALID_VALUE, Outcome, answer};
 use super::stream::submit;
+use crate::vm::{self, Launch};
 
 /// `CU_LAUNCH_PARAM_BUFFER_POINTER` and `CU_LAUNCH_PARAM_BUFFER_SIZE`.
 const BUFFER_POINTER: usize = 1;
@@ -52,58 +52,23 @@ fn check_attribute(attribute: &Attribute) -> Outcome {
     }
 }
 
-fn within(what: &str, size: [u32; 3], limit: [u32; 3]) -> Outcome {
-    match size
-        .iter()
-        .zip(limit)
-        .all(|(size, limit)| (1..=limit).contains(size))
-    {
-        true => Ok(()),
-        false => Err(Error::new(
-            INVALID_VALUE,
-            format!("{what} of {size:?}, allowed are 1 to {limit:?}"),
-        )),
+/// Refuses more dynamic shared memory than the host has asked for. Other limits are checked where the kernel runs.
+fn check(function: &Function, dynamic: u32) -> Outcome {
+    let allowed = function.dynamic_shared.load(SeqCst);
+    if dynamic <= allowed {
+        return Ok(());
     }
-}
-
-/// Refuses what the card would refuse.
-fn check(function: &Function, grid: [u32; 3], block: [u32; 3], dynamic: u32) -> Outcome {
-    let name = &function.entry.name;
-    within(&format!("{name}: a grid"), grid, GRID_LIMIT)?;
-    within(&format!("{name}: a block"), block, BLOCK_LIMIT)?;
-    let threads: u32 = block.iter().product();
-    if threads > function.threads() {
-        let text = format!(
-            "{name}: blocks of {threads} threads, the kernel allows {}",
-            function.threads()
-        );
-        return Err(Error::new(
-            if threads > 1024 {
-                INVALID_VALUE
-            } else {
-                LAUNCH_OUT_OF_RESOURCES
-            },
-            text,
-        ));
-    }
-    let allowed = function
-        .dynamic_shared
-        .load(std::sync::atomic::Ordering::SeqCst);
-    if dynamic > allowed {
-        let fixed = function.entry.static_shared;
-        let text = format!(
-            "{name}: {dynamic} bytes of dynamic and {fixed} of static shared memory, {allowed} dynamic \
-            are allowed: cuFuncSetAttribute(MAX_DYNAMIC_SHARED_SIZE_BYTES)"
-        );
-        return Err(Error::new(INVALID_VALUE, text));
-    }
-    Ok(())
+    let (name, fixed) = (&function.entry.name, function.needs.static_shared);
+    let text = format!(
+        "{name}: {dynamic} bytes of dynamic shared memory beside {fixed} static ones, {allowed} are allowed; \
+         cuFuncSetAttribute(MAX_DYNAMIC_SHARED_SIZE_BYTES) allows more"
+    );
+    Err(Error::new(INVALID_VALUE, text))
 }
 
 /// The parameters as one buffer, laid out as the entry wants them.
 fn parameters(function: &Function, each: In<Bytes>, extra: In<usize>) -> Result<Vec<u8>, Error> {
-    let layout = &function.entry.parameters;
-    let bytes = layout.last().map_or(0, |(offset, bytes)| offset + bytes);
+    let (layout, bytes) = (&function.entry.parameters, function.entry.parameter_bytes);
     let mut buffer = vec![0; bytes];
     if bytes == 0 {
         return Ok(buffer);
@@ -131,64 +96,75 @@ fn parameters(function: &Function, each: In<Bytes>, extra: In<usize>) -> Result<
         buffer.copy_from_slice(Bytes::at(pointer as u64).read(bytes)?);
         return Ok(buffer);
     }
-    for (index, (offset, bytes)) in layout.iter().enumerate() {
-        buffer[*offset..*offset + *bytes].copy_from_slice(each.at(index)?.read(*bytes)?);
+    for (index, parameter) in layout.iter().enumerate() {
+        let (start, end) = (parameter.offset, parameter.offset + parameter.size);
+        buffer[start..end].copy_from_slice(each.at(index)?.read(parameter.size)?);
     }
     Ok(buffer)
 }
 
-struct Shape {
-    grid: [u32; 3],
-    block: [u32; 3],
-    dynamic: u32,
+fn submit_launch(
+    function: usize,
+    launch: Launch,
     stream: usize,
-}
-
-fn launch(function: usize, shape: &Shape, each: In<Bytes>, extra: In<usize>) -> Outcome {
+    (each, extra): (In<Bytes>, In<usize>),
+) -> Outcome {
     let device = in_context()?;
     let function = device.functions.get(function)?;
-    let Shape {
-        grid,
-        block,
-        dynamic,
-        stream,
-    } = *shape;
-    check(&function, grid, block, dynamic)?;
-    let parameters = parameters(&function, each, extra)?;
+    check(&function, launch.dynamic_shared)?;
+    let launch = Launch {
+        params: parameters(&function, each, extra)?,
+        ..launch
+    };
     submit(
         device,
         stream,
-        Node::new(move |device| run(device, &function, (grid, block, dynamic), &parameters)),
+        Node::new(move |device| run(device, &function, &launch)),
     )
 }
 
-fn run(
-    device: &Device,
-    function: &Arc<Function>,
-    shape: ([u32; 3], [u32; 3], u32),
-    parameters: &[u8],
-) -> Outcome {
+/// Runs it under the settings of the calling thread.
+fn run(device: &Device, function: &Function, launch: &Launch) -> Outcome {
     let settings = settings();
-    let (grid, block, dynamic_shared) = shape;
-    let launch = Launch {
-        grid,
-        block,
-        dynamic_shared,
-        parameters,
-        settings: &settings,
+    let blocks = settings.block.map(|block| block..block.saturating_add(1));
+    let launch = &Launch {
+        blocks,
+        ..launch.clone()
     };
-    let start = std::time::Instant::now();
-    let outcome = function
-        .module
-        .program
-        .run(&function.entry, &launch, &device.memory);
+    let how = vm::Settings {
+        seed: settings.seed,
+        checks: settings.checks,
+        ..vm::Settings::default()
+    };
+    let on = vm::Device {
+        memory: &device.memory,
+        settings: &how,
+        card: settings.card,
+    };
+    let start = Instant::now();
+    let outcome = vm::launch(&function.entry, launch, &on);
     if *LOG {
         let (name, seconds) = (&function.entry.name, start.elapsed().as_secs_f64());
+        let Launch {
+            grid,
+            block,
+            dynamic_shared,
+            ..
+        } = launch;
         eprintln!(
             "ptx-emulator: {name} {grid:?} x {block:?}, {dynamic_shared} bytes: {seconds:.6} s"
         );
     }
-    Ok(outcome?)
+    outcome.map(|_| ()).map_err(Error::from)
+}
+
+fn shape(grid: [u32; 3], block: [u32; 3], dynamic_shared: u32) -> Launch {
+    Launch {
+        grid,
+        block,
+        dynamic_shared,
+        ..Launch::default()
+    }
 }
 
 api! { table, answer;
@@ -206,7 +182,7 @@ api! { table, answer;
         extra: In<usize>,
     ) {
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-        launch(function, &Shape { grid, block, dynamic, stream }, each, extra)
+        submit_launch(function, shape(grid, block, dynamic), stream, (each, extra))
     }
 
     fn cuLaunchKernelEx(config: In<Config>, function: usize, each: In<Bytes>, extra: In<usize>) {
@@ -215,6 +191,6 @@ api! { table, answer;
             check_attribute(&config.attributes.at(index)?)?;
         }
         let Config { grid, block, shared: dynamic, stream, .. } = config;
-        launch(function, &Shape { grid, block, dynamic, stream }, each, extra)
+        submit_launch(function, shape(grid, block, dynamic), stream, (each, extra))
     }
 }

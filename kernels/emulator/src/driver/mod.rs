@@ -6,7 +6,7 @@
 //!
 //! Unlike on a card, an error does not spoil the context: the next call works.
 
-mod card;
+mod attributes;
 mod cublas;
 mod curand;
 mod device;
@@ -17,13 +17,10 @@ mod handles;
 mod launch;
 mod memory;
 mod module;
-mod program;
 mod settings;
 mod status;
 mod stream;
 mod unsupported;
-
-pub use card::{CARDS, Card};
 
 /// Names and addresses of all functions of the driver.
 fn symbols() -> Vec<(&'static str, usize)> {

@@ -3,35 +3,36 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use super::card::{SHARED_PER_BLOCK, THREADS_PER_BLOCK};
 use super::device::{Device, in_context};
 use super::ffi::{Out, Text, api};
-use super::program::{Entry, Program};
 use super::settings::settings;
 use super::status::{
     Error, FILE_NOT_FOUND, INVALID_IMAGE, INVALID_PTX, INVALID_VALUE, NO_BINARY_FOR_GPU, NOT_FOUND,
-    Outcome, answer,
+    NOT_SUPPORTED, Outcome, answer,
 };
+use crate::card::RESERVED_SHARED;
+use crate::ptx::Module;
+use crate::vm::{Entry, Needs, Program};
 
 /// A loaded module.
 #[derive(Debug)]
 pub(super) struct Loaded {
-    pub program: Program,
+    program: Program,
+    /// `.version`.
+    version: (u32, u32),
 }
 
 impl Loaded {
     /// Whether the memory at `address` is a variable of the module.
     pub fn owns(&self, address: u64) -> bool {
-        self.program
-            .variables()
-            .any(|(_, start, _)| start == address)
+        self.program.addresses().contains(&address)
     }
 }
 
 impl Drop for Loaded {
     fn drop(&mut self) {
-        for (_, address, _) in self.program.variables() {
-            if let Err(cause) = super::device::device().memory.free(address) {
+        for address in self.program.addresses() {
+            if let Err(cause) = super::device::device().memory.free(*address) {
                 eprintln!("ptx-emulator: a module frees its variables: {cause}");
             }
         }
@@ -41,40 +42,39 @@ impl Drop for Loaded {
 /// An entry of a module, with what the host has set for it.
 #[derive(Debug)]
 pub(super) struct Function {
-    pub module: Arc<Loaded>,
-    pub entry: Entry,
+    /// The module's handle: a function goes with its module.
+    module: usize,
+    version: (u32, u32),
+    pub entry: Arc<Entry>,
+    pub needs: Needs,
     /// Most bytes of dynamic shared memory that a launch may ask for.
     pub dynamic_shared: AtomicU32,
 }
 
 impl Function {
     /// Most threads of a block.
-    pub fn threads(&self) -> u32 {
-        self.entry
-            .max_threads
-            .unwrap_or(THREADS_PER_BLOCK)
-            .min(THREADS_PER_BLOCK)
+    fn threads(&self) -> u32 {
+        let declared = self.entry.reqntid.or(self.entry.maxntid);
+        let most = settings().card.threads_per_block;
+        declared.map_or(most, |sizes| sizes.iter().product::<u32>().min(most))
     }
 
     fn shared(&self, dynamic: usize) -> u32 {
-        u32::try_from(self.entry.static_shared + dynamic).unwrap_or(u32::MAX)
+        u32::try_from(self.needs.static_shared as usize + dynamic).unwrap_or(u32::MAX)
     }
 }
 
 fn load(module: Out<usize>, text: &str) -> Outcome {
     let device = in_context()?;
-    let card = settings().card;
-    let program =
-        Program::load(text, &device.memory).map_err(|text| Error::new(INVALID_PTX, text))?;
-    if !card.runs(program.target()) {
-        let text = format!(
-            "the module is for {}, the card is an {}",
-            program.target(),
-            card.name
-        );
-        return Err(Error::new(NO_BINARY_FOR_GPU, text));
-    }
-    module.set(device.modules.add(Arc::new(Loaded { program })))
+    let tree = Module::parse(text).map_err(|error| Error::new(INVALID_PTX, error.to_string()))?;
+    let accepted = settings().card.accepts(&tree.target);
+    accepted.map_err(|text| Error::new(NO_BINARY_FOR_GPU, text))?;
+    let loaded = Loaded {
+        program: Program::new(&tree)?,
+        version: tree.version,
+    };
+    loaded.program.load(&device.memory)?;
+    module.set(device.modules.add(Arc::new(loaded)))
 }
 
 fn load_image(module: Out<usize>, image: Text) -> Outcome {
@@ -98,8 +98,8 @@ fn attribute(function: &Function, attribute: u32) -> Result<i32, Error> {
         0 => function.threads(),
         1 => function.shared(0),
         2 => 0,
-        3 => function.entry.local_bytes as u32,
-        5 => function.module.program.version(),
+        3 => function.needs.local,
+        5 => function.version.0 * 10 + function.version.1,
         6 => major * 10 + minor,
         7 => 0,
         8 => function.dynamic_shared.load(SeqCst),
@@ -122,12 +122,12 @@ fn attribute(function: &Function, attribute: u32) -> Result<i32, Error> {
 fn set_attribute(function: &Function, attribute: u32, value: i32) -> Outcome {
     let card = settings().card;
     match (attribute, u32::try_from(value)) {
-        (8, Ok(bytes)) if function.shared(bytes as usize) <= card.shared_per_block => {
+        (8, Ok(bytes)) if function.shared(bytes as usize) <= card.shared_per_block_optin => {
             function.dynamic_shared.store(bytes, SeqCst);
             Ok(())
         }
         (8, _) => {
-            let (most, fixed) = (card.shared_per_block, function.entry.static_shared);
+            let (most, fixed) = (card.shared_per_block_optin, function.needs.static_shared);
             let text = format!(
                 "{value} bytes of dynamic and {fixed} of static shared memory, the card has {most}"
             );
@@ -162,7 +162,7 @@ fn best_block(
     let limit = u32::try_from(limit)
         .ok()
         .filter(|limit| *limit > 0)
-        .unwrap_or(THREADS_PER_BLOCK);
+        .unwrap_or(card.threads_per_block);
     let most = function.threads().min(limit);
     let best = (1..=most.div_ceil(32))
         .map(|warps| (warps * 32).min(most))
@@ -190,15 +190,26 @@ fn potential(
 }
 
 fn function(device: &Device, module: usize, name: &str) -> Result<usize, Error> {
-    let module = device.modules.get(module)?;
+    let loaded = device.modules.get(module)?;
     let unknown = || Error::new(NOT_FOUND, format!("the module has no entry {name}"));
-    let entry = module.program.entry(name).ok_or_else(unknown)?;
-    let room = SHARED_PER_BLOCK.saturating_sub(entry.static_shared as u32);
-    Ok(device.functions.add(Arc::new(Function {
+    let entry = loaded.program.entry(name).ok_or_else(unknown)?.clone();
+    // Decodes it: what the emulator does not know is told here, not at the launch.
+    let needs = entry
+        .needs()
+        .map_err(|fault| Error::new(NOT_SUPPORTED, fault.to_string()))?;
+    let room = settings()
+        .card
+        .shared_per_block
+        .saturating_sub(needs.static_shared);
+    let dynamic_shared = AtomicU32::new(room);
+    let function = Function {
         module,
+        version: loaded.version,
         entry,
-        dynamic_shared: AtomicU32::new(room),
-    })))
+        needs,
+        dynamic_shared,
+    };
+    Ok(device.functions.add(Arc::new(function)))
 }
 
 api! { table, answer;
@@ -218,7 +229,9 @@ api! { table, answer;
     }
 
     fn cuModuleUnload(module: usize) {
-        in_context()?.modules.remove(module).map(|_| ())
+        let device = in_context()?;
+        device.functions.retain(|function| function.module != module);
+        device.modules.remove(module).map(|_| ())
     }
 
     fn cuModuleGetFunction(handle: Out<usize>, module: usize, name: Text) {
@@ -227,8 +240,8 @@ api! { table, answer;
 
     fn cuModuleGetGlobal_v2(address: Out<u64>, bytes: Out<usize>, module: usize, name: Text) {
         let (module, name) = (in_context()?.modules.get(module)?, name.get()?);
-        let found = module.program.variables().find(|(known, _, _)| *known == name);
-        let (_, start, len) = found.ok_or_else(|| Error::new(NOT_FOUND, format!("the module has no variable {name}")))?;
+        let unknown = || Error::new(NOT_FOUND, format!("the module has no variable {name}"));
+        let (start, len) = module.program.variable(&name).ok_or_else(unknown)?;
         address.set_if_wanted(start);
         bytes.set_if_wanted(len);
         Ok(())
@@ -298,7 +311,7 @@ api! { table, answer;
         let blocks = u32::try_from(blocks).ok().filter(|blocks| *blocks > 0);
         let blocks = blocks.ok_or_else(|| Error::new(INVALID_VALUE, "a number of blocks below 1"))?;
         let each = card.shared_per_multiprocessor / blocks;
-        let taken = function.shared(0) + super::card::RESERVED_SHARED;
-        bytes.set(each.saturating_sub(taken).min(card.shared_per_block.saturating_sub(function.shared(0))) as usize)
+        let taken = function.shared(0) + RESERVED_SHARED;
+        bytes.set(each.saturating_sub(taken).min(card.shared_per_block_optin.saturating_sub(function.shared(0))) as usize)
     }
 }

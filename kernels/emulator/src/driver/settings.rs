@@ -14,10 +14,10 @@ use std::cell::RefCell;
 use std::ffi::c_char;
 use std::sync::LazyLock;
 
-use super::card::{CARDS, Card};
 use super::device::device;
 use super::ffi::{Out, Text, api};
 use super::status::{Error, INVALID_VALUE, answer, last_fault};
+use crate::card::{CARDS, Card};
 use crate::memory::Checks;
 
 /// Settings of one thread.

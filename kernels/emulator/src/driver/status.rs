@@ -32,8 +32,6 @@ pub(super) const INVALID_HANDLE: Status = 400;
 pub(super) const NOT_FOUND: Status = 500;
 /// A kernel or a copy touched what is not allocated.
 pub(super) const ILLEGAL_ADDRESS: Status = 700;
-/// A launch that the card would refuse.
-pub(super) const LAUNCH_OUT_OF_RESOURCES: Status = 701;
 /// An instruction that the emulator does not know.
 pub(super) const ILLEGAL_INSTRUCTION: Status = 715;
 /// A misaligned access.
@@ -209,7 +207,7 @@ impl From<Fault> for Error {
         let status = match fault.cause {
             Cause::OutOfBounds { .. } => ILLEGAL_ADDRESS,
             Cause::Misaligned { .. } => MISALIGNED_ADDRESS,
-            Cause::LaunchLimit(_) => LAUNCH_OUT_OF_RESOURCES,
+            Cause::LaunchLimit(_) => INVALID_VALUE,
             Cause::Instruction(_) => ILLEGAL_INSTRUCTION,
             _ => LAUNCH_FAILED,
         };

@@ -1,0 +1,538 @@
+//! A warp: which of its lanes stand at which step, and how it goes on.
+//!
+//! Lanes that stand at one step are a fragment. The fragment at the lowest step runs first, so that those who jumped
+//! back or took the longer way catch up and join; where code is laid out so that they do not, an instruction that
+//! needs lanes together makes a fragment wait for them, as `.sync` says.
+
+use super::access;
+use super::asynchronous;
+use super::code::{BarrierOp, Code, Element, Members, Op};
+use super::registers::{Registers, lanes};
+use super::space::{Memory, Own};
+use crate::fault::Cause;
+use crate::memory::LaneFault;
+
+/// Lanes at one step.
+#[derive(Debug, Clone, Copy)]
+struct Fragment {
+    step: u32,
+    mask: u32,
+    /// Waits for other lanes.
+    waiting: bool,
+}
+
+/// A warp of a block.
+#[derive(Debug)]
+pub(super) struct Warp {
+    pub registers: Registers,
+    pub own: Own,
+    fragments: Vec<Fragment>,
+    /// Lanes that it began with, and those that have not exited.
+    pub initial: u32,
+    pub live: u32,
+    /// Steps so far, and lanes that took them.
+    pub steps: u64,
+    pub lane_steps: u64,
+    /// A fragment other than the lowest shall run: the lowest waits for what others do.
+    turn: bool,
+}
+
+/// Why a warp stopped.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// Its turn is over.
+    Turn,
+    /// It gives way.
+    Pause,
+    /// It looked at an mbarrier whose phase is not over.
+    Spin,
+    /// It stands at the barrier of that step.
+    Barrier(u32),
+    Done,
+}
+
+/// What went wrong, at which step and lane.
+#[derive(Debug)]
+pub(super) struct Flaw {
+    pub step: u32,
+    pub lane: u32,
+    pub cause: Cause,
+}
+
+/// Steps that a fragment takes out of turn.
+const BURST: u32 = 64;
+/// Steps after which the lowest fragment is taken to wait for others.
+const PATIENCE: u32 = 10_000;
+
+impl Warp {
+    pub fn new(registers: Registers, own: Own) -> Self {
+        Self {
+            registers,
+            own,
+            fragments: Vec::new(),
+            initial: 0,
+            live: 0,
+            steps: 0,
+            lane_steps: 0,
+            turn: false,
+        }
+    }
+
+    /// Back to the first step, with the lanes of `mask`.
+    pub fn start(&mut self, mask: u32) {
+        self.fragments.clear();
+        self.fragments.push(Fragment {
+            step: 0,
+            mask,
+            waiting: false,
+        });
+        (self.initial, self.live) = (mask, mask);
+        (self.steps, self.lane_steps) = (0, 0);
+        self.turn = false;
+    }
+
+    pub fn done(&self) -> bool {
+        self.fragments.is_empty()
+    }
+
+    /// The fragment to run, joined with those at its step, and the step at which it has to give way.
+    fn pick(&mut self) -> Option<(usize, u32)> {
+        let mut best: Option<usize> = None;
+        let runnable = |fragment: &Fragment| !fragment.waiting;
+        for (index, fragment) in self
+            .fragments
+            .iter()
+            .enumerate()
+            .filter(|(_, f)| runnable(f))
+        {
+            let better = |best: usize| (fragment.step < self.fragments[best].step) != self.turn;
+            if best.is_none_or(better) {
+                best = Some(index);
+            }
+        }
+        let mut index = best?;
+        let step = self.fragments[index].step;
+        let mut other = 0;
+        while other < self.fragments.len() {
+            let fragment = self.fragments[other];
+            if other != index && fragment.step == step && !fragment.waiting {
+                self.fragments[index].mask |= fragment.mask;
+                self.fragments.swap_remove(other);
+                if index == self.fragments.len() {
+                    index = other;
+                }
+            } else {
+                other += 1;
+            }
+        }
+        let others = self
+            .fragments
+            .iter()
+            .enumerate()
+            .filter(|(at, f)| *at != index && runnable(f));
+        let limit = others
+            .map(|(_, fragment)| fragment.step)
+            .min()
+            .unwrap_or(u32::MAX);
+        Some((index, limit))
+    }
+
+    /// Runs for up to `turn` steps.
+    pub fn run(&mut self, code: &Code, memory: &mut Memory<'_>, turn: u32) -> Result<Stop, Flaw> {
+        let mut left = turn;
+        loop {
+            if self.fragments.is_empty() {
+                return Ok(Stop::Done);
+            }
+            let Some((index, limit)) = self.pick() else {
+                return Err(self.stuck(code));
+            };
+            let out_of_turn = std::mem::take(&mut self.turn) && limit != u32::MAX;
+            let (limit, burst) = if out_of_turn {
+                (u32::MAX, BURST)
+            } else {
+                (limit, PATIENCE)
+            };
+            if let Some(stop) =
+                self.run_fragment((code, memory), index, (limit, burst), &mut left)?
+            {
+                return Ok(stop);
+            }
+        }
+    }
+
+    /// Runs one fragment until it gives way; the reason if the warp as a whole stops.
+    fn run_fragment(
+        &mut self,
+        (code, memory): (&Code, &mut Memory<'_>),
+        index: usize,
+        (mut limit, burst): (u32, u32),
+        left: &mut u32,
+    ) -> Result<Option<Stop>, Flaw> {
+        let Fragment {
+            step: mut at,
+            mut mask,
+            ..
+        } = self.fragments[index];
+        let mut patience = burst;
+        macro_rules! park {
+            () => {
+                self.fragments[index] = Fragment {
+                    step: at,
+                    mask,
+                    waiting: false,
+                }
+            };
+        }
+        macro_rules! flawed {
+            ($result:expr) => {
+                match $result {
+                    Ok(value) => value,
+                    Err(LaneFault { lane, cause }) => {
+                        return Err(Flaw {
+                            step: at,
+                            lane,
+                            cause,
+                        })
+                    }
+                }
+            };
+        }
+        loop {
+            if at >= limit || *left == 0 || patience == 0 {
+                park!();
+                self.turn = patience == 0 && burst == PATIENCE;
+                return Ok((*left == 0).then_some(Stop::Turn));
+            }
+            *left -= 1;
+            patience -= u32::from(self.fragments.len() > 1);
+            let step = &code.steps[at as usize];
+            let active = match step.guard {
+                None => mask,
+                Some((p, false)) => mask & self.registers.predicate(p),
+                Some((p, true)) => mask & !self.registers.predicate(p),
+            };
+            self.steps += 1;
+            self.lane_steps += u64::from(active.count_ones());
+            if active == 0 {
+                at += 1;
+                continue;
+            }
+            match &step.op {
+                Op::Lanes(action) => action(&mut self.registers, active),
+                Op::Branch(target) => {
+                    if active == mask {
+                        at = *target;
+                        continue;
+                    }
+                    mask &= !active;
+                    self.fragments.push(Fragment {
+                        step: *target,
+                        mask: active,
+                        waiting: false,
+                    });
+                    limit = if burst == BURST {
+                        limit
+                    } else {
+                        limit.min(*target)
+                    };
+                }
+                Op::BranchIndexed {
+                    index: slot,
+                    targets,
+                } => {
+                    let slots = *self.registers.get(*slot);
+                    self.fragments.swap_remove(index);
+                    let mut push = |step: u32, mask: u32| match self
+                        .fragments
+                        .iter_mut()
+                        .find(|f| f.step == step && !f.waiting)
+                    {
+                        Some(fragment) => fragment.mask |= mask,
+                        None => self.fragments.push(Fragment {
+                            step,
+                            mask,
+                            waiting: false,
+                        }),
+                    };
+                    for lane in lanes(active) {
+                        let Some(target) = targets.get(slots[lane] as usize) else {
+                            let cause =
+                                Cause::Instruction(format!("there is no branch {}", slots[lane]));
+                            return Err(Flaw {
+                                step: at,
+                                lane: lane as u32,
+                                cause,
+                            });
+                        };
+                        push(*target, 1 << lane);
+                    }
+                    if mask != active {
+                        push(at + 1, mask & !active);
+                    }
+                    return Ok(None);
+                }
+                Op::Exit => {
+                    self.live &= !active;
+                    mask &= !active;
+                    self.fragments
+                        .iter_mut()
+                        .for_each(|fragment| fragment.waiting = false);
+                    if mask == 0 {
+                        self.fragments.swap_remove(index);
+                        return Ok(None);
+                    }
+                }
+                Op::Trap(why) => {
+                    let cause = Cause::Trap((*why).to_owned());
+                    return Err(Flaw {
+                        step: at,
+                        lane: active.trailing_zeros(),
+                        cause,
+                    });
+                }
+                Op::Load(op) => {
+                    flawed!(access::load(
+                        op,
+                        &mut self.registers,
+                        active,
+                        (memory, &mut self.own)
+                    ));
+                }
+                Op::Store(op) => {
+                    flawed!(access::store(
+                        op,
+                        &self.registers,
+                        active,
+                        (memory, &mut self.own)
+                    ));
+                }
+                Op::Atomic(op) => {
+                    flawed!(access::atomic(
+                        op,
+                        &mut self.registers,
+                        active,
+                        (memory, &mut self.own)
+                    ));
+                }
+                Op::CopyAsync(op) => {
+                    flawed!(asynchronous::copy(
+                        op,
+                        &self.registers,
+                        active,
+                        (memory, &mut self.own)
+                    ));
+                }
+                Op::Commit => {
+                    lanes(active).for_each(|lane| memory.shared.commit_group(self.own.thread(lane)))
+                }
+                Op::WaitGroup(pending) => {
+                    for lane in lanes(active) {
+                        match pending {
+                            Some(pending) => memory
+                                .shared
+                                .wait_group(self.own.thread(lane), *pending as usize),
+                            None => memory.shared.wait_all(self.own.thread(lane)),
+                        }
+                    }
+                }
+                Op::Mbarrier(op) => {
+                    let spins = flawed!(asynchronous::mbarrier(
+                        op,
+                        &mut self.registers,
+                        active,
+                        (memory, &mut self.own)
+                    ));
+                    if spins {
+                        at += 1;
+                        park!();
+                        self.turn = true;
+                        return Ok(Some(Stop::Spin));
+                    }
+                }
+                Op::Bulk(op) => {
+                    flawed!(asynchronous::bulk(
+                        op,
+                        &self.registers,
+                        active,
+                        (memory, &mut self.own)
+                    ));
+                }
+                Op::Fence => memory.fence(&self.own),
+                Op::Clock(element) => match element {
+                    Element::Narrow(slot) => {
+                        self.registers.put(*slot, &[self.steps as u32; 32], active)
+                    }
+                    Element::Wide(slot) => self.registers.put(*slot, &[self.steps; 32], active),
+                    Element::Sink => {}
+                },
+                Op::ActiveMask(slot) => self.registers.put(*slot, &[active; 32], active),
+                Op::Pause => {
+                    at += 1;
+                    park!();
+                    self.turn = true;
+                    return Ok(Some(Stop::Pause));
+                }
+                Op::Together(members, action) => {
+                    let Some(groups) =
+                        self.gather(*members, (at, index), (mask, active), step.guard)
+                    else {
+                        return Ok(None);
+                    };
+                    let (joined, groups) = flawed!(groups);
+                    for group in groups {
+                        action(&mut self.registers, group).map_err(|problem| Flaw {
+                            step: at,
+                            lane: group.trailing_zeros(),
+                            cause: Cause::Instruction(problem),
+                        })?;
+                    }
+                    // Others may have joined: the fragment is looked up anew.
+                    at += 1;
+                    self.put_back(at, joined);
+                    return Ok(if *left == 0 { Some(Stop::Turn) } else { None });
+                }
+                Op::Matrix(op) => {
+                    let Some(groups) =
+                        self.gather(Members::All, (at, index), (mask, active), step.guard)
+                    else {
+                        return Ok(None);
+                    };
+                    let (joined, _) = flawed!(groups);
+                    flawed!(asynchronous::matrix(
+                        op,
+                        &mut self.registers,
+                        joined,
+                        (memory, &mut self.own)
+                    ));
+                    at += 1;
+                    self.put_back(at, joined);
+                    return Ok(if *left == 0 { Some(Stop::Turn) } else { None });
+                }
+                Op::Barrier(_) => {
+                    let Some(groups) =
+                        self.gather(Members::All, (at, index), (mask, active), step.guard)
+                    else {
+                        return Ok(None);
+                    };
+                    let (joined, _) = flawed!(groups);
+                    self.put_back(at + 1, joined);
+                    return Ok(Some(Stop::Barrier(at)));
+                }
+            }
+            at += 1;
+        }
+    }
+
+    fn put_back(&mut self, step: u32, mask: u32) {
+        self.fragments.push(Fragment {
+            step,
+            mask,
+            waiting: false,
+        });
+    }
+
+    /// Brings lanes together: nothing if some are missing, and the fragment waits. Else the fragments at this step are
+    /// taken out; the lanes of all of them, and the groups that act together.
+    #[allow(clippy::type_complexity)]
+    fn gather(
+        &mut self,
+        members: Members,
+        (at, index): (u32, usize),
+        (mask, active): (u32, u32),
+        guard: Option<(super::registers::Predicate, bool)>,
+    ) -> Option<Result<(u32, Vec<u32>), LaneFault>> {
+        self.fragments[index] = Fragment {
+            step: at,
+            mask,
+            waiting: true,
+        };
+        let here = self.fragments.iter().filter(|f| f.step == at);
+        let joined = here.fold(0, |joined, fragment| joined | fragment.mask);
+        let active = match guard {
+            None => joined,
+            Some((p, negated)) => {
+                joined & (self.registers.predicate(p) ^ if negated { u32::MAX } else { 0 }) | active
+            }
+        };
+        let groups = match members {
+            Members::All => {
+                if active != self.live {
+                    return None;
+                }
+                vec![active]
+            }
+            Members::Mask(slot) => {
+                let masks = *self.registers.get(slot);
+                let (mut rest, mut groups) = (active, Vec::with_capacity(1));
+                while rest != 0 {
+                    let lane = rest.trailing_zeros();
+                    let wanted = masks[lane as usize];
+                    if wanted >> lane & 1 == 0 {
+                        let cause = Cause::Instruction(format!(
+                            "the lane is not in its own member mask {wanted:#010x}"
+                        ));
+                        return Some(Err(LaneFault { lane, cause }));
+                    }
+                    let group = lanes(active)
+                        .filter(|l| masks[*l] == wanted)
+                        .fold(0u32, |g, l| g | 1 << l);
+                    if wanted & self.live & !group != 0 {
+                        return None;
+                    }
+                    groups.push(group);
+                    rest &= !group;
+                }
+                groups
+            }
+        };
+        self.fragments.retain(|fragment| fragment.step != at);
+        Some(Ok((joined, groups)))
+    }
+
+    /// No fragment can go on: each waits for lanes that wait elsewhere.
+    fn stuck(&self, code: &Code) -> Flaw {
+        let Some(first) = self.fragments.iter().min_by_key(|fragment| fragment.step) else {
+            return Flaw {
+                step: 0,
+                lane: 0,
+                cause: Cause::DivergentBarrier("nothing runs".to_owned()),
+            };
+        };
+        let others = self.live & !first.mask;
+        let text = format!(
+            "lanes {:#010x} wait here for lanes {others:#010x}, which {}",
+            first.mask,
+            if self.fragments.len() > 1 {
+                "wait at another instruction"
+            } else {
+                "do not come"
+            }
+        );
+        let barrier = matches!(code.steps[first.step as usize].op, Op::Barrier(_));
+        let cause = if barrier {
+            Cause::DivergentBarrier(text)
+        } else {
+            Cause::Instruction(text)
+        };
+        Flaw {
+            step: first.step,
+            lane: first.mask.trailing_zeros(),
+            cause,
+        }
+    }
+
+    /// What a barrier needs to know of the warp: its number, its count of threads, the votes.
+    pub fn at_barrier(&self, op: &BarrierOp) -> (u32, Option<u32>, u32) {
+        use super::code::BarrierKind;
+        let lane = self.live.trailing_zeros() as usize & 31;
+        let votes = match &op.kind {
+            BarrierKind::Popc { p, negated, .. } | BarrierKind::Vote { p, negated, .. } => {
+                self.registers.predicate(*p) ^ if *negated { u32::MAX } else { 0 }
+            }
+            _ => 0,
+        };
+        let count = op.count.map(|slot| self.registers.get(slot)[lane]);
+        (self.registers.get(op.id)[lane], count, votes)
+    }
+}
