@@ -51,6 +51,22 @@ fn fp8_with_the_plain_instruction() {
     all_shapes(Format::Fp8, "rtx4090");
 }
 
+/// FP8 takes any K that is a multiple of 16: the last tile of K is filled up with zeros.
+#[test]
+fn k_of_part_of_a_tile() {
+    let gpu = crate::card("rtx5090");
+    for (k, tile) in [16, 48, 112, 336].into_iter().zip(Tile::ALL) {
+        let case = Case::random(Format::Fp8, Shape { m: 70, n: 136, k }, 3);
+        let got = bf16_of(&gpu, &case, (tile, 1)).unwrap();
+        assert_close(
+            &got,
+            &case.reference(),
+            136,
+            &name(Format::Fp8, &case, (tile, 1)),
+        );
+    }
+}
+
 /// 4224 rows: bands of 8 tiles in the raster, blocks that take several tiles one after the other.
 #[test]
 fn many_rows() {

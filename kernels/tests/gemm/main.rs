@@ -28,6 +28,7 @@ impl std::ops::Deref for Card {
     }
 }
 
+/// Opens it.
 pub fn card(name: &str) -> Card {
     let context = emulator::context();
     let _settings = emulator::settings(&[("card", name)]);

@@ -15,7 +15,7 @@ use super::mma::Accumulator;
 
 /// Bits of the largest term that are kept, its leading 1 included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Width(i64);
+pub(super) struct Width(u64);
 
 impl Width {
     /// Inputs of 4 to 8 bits: 2^20 + 1 is still seen.
@@ -34,7 +34,7 @@ pub(super) fn sum(terms: &[f64], c: f64, rule: Rule) -> f64 {
                 .iter()
                 .fold(c.abs(), |most, term| most.max(term.abs()));
             let grid = Grid::of(largest, rule.width);
-            let steps: i32 = terms.iter().map(|term| grid.steps(*term)).sum();
+            let steps: f64 = terms.iter().map(|term| grid.steps(*term)).sum();
             grid.value(steps + grid.steps(c))
         }
     }
@@ -64,10 +64,17 @@ pub(super) fn sums<T: Factor, const K: usize>(
         grids[n] = Grid::of(c[n].abs().or_larger(largest[n].wide() * scales[n]), width);
         units[n] = T::of(grids[n].per_unit * scales[n]);
     }
-    let mut steps = [0; 8];
-    for terms in terms {
-        for ((steps, term), unit) in steps.iter_mut().zip(terms).zip(&units) {
-            *steps += term.steps(*unit);
+    let mut steps = [0.0; 8];
+    // Steps are below 2^21 in f32 (and 2^22 in f64), so that f32 holds the sum of eight.
+    for eight in terms.chunks(8) {
+        let mut part = [T::ZERO; 8];
+        for terms in eight {
+            for ((part, term), unit) in part.iter_mut().zip(terms).zip(&units) {
+                *part = part.plus(term.times(*unit).whole());
+            }
+        }
+        for (steps, part) in steps.iter_mut().zip(part) {
+            *steps += part.wide();
         }
     }
     let mut out = [0.0; 8];
@@ -94,25 +101,25 @@ impl Grid {
     #[inline(always)]
     fn of(largest: f64, width: Width) -> Self {
         // No term other than zero is as small as 2^-600, so the field is the exponent. The bound is for zero.
-        let exponent = ((largest.to_bits() >> 52) as i64 - 1023).max(-600);
-        let last = exponent - (width.0 - 1);
-        let power = |exponent: i64| f64::from_bits(((exponent + 1023) as u64) << 52);
+        let field = (largest.to_bits() >> 52).max(1023 - 600);
+        // The field of the last bit that is kept. A check for overflow would keep the loop from being vectorised.
+        let last = field.wrapping_sub(width.0 - 1);
         Self {
-            per_unit: power(-last),
-            step: power(last),
+            per_unit: f64::from_bits(2046u64.wrapping_sub(last) << 52),
+            step: f64::from_bits(last << 52),
         }
     }
 
-    /// A term in whole steps: below 2^22, so that even 65 of them stay in i32.
+    /// A term in whole steps, fewer than 2^22.
     #[inline(always)]
-    fn steps(self, term: f64) -> i32 {
-        (term * self.per_unit) as i32
+    fn steps(self, term: f64) -> f64 {
+        (term * self.per_unit).trunc()
     }
 
     /// The sum of the cut terms, cut to the 24 bits of an f32. (A subnormal f32 is yet to be rounded.)
     #[inline(always)]
-    fn value(self, steps: i32) -> f64 {
-        let exact = f64::from(steps) * self.step;
+    fn value(self, steps: f64) -> f64 {
+        let exact = steps * self.step;
         f64::from_bits(exact.to_bits() >> 29 << 29)
     }
 }
@@ -125,14 +132,23 @@ fn exact(terms: &[f64], c: f64) -> f64 {
     if !near.is_finite() {
         return near;
     }
+    // Most sums fit: no addition leaves a rest.
+    let mut total = c;
+    let mut rests = 0.0;
+    for term in terms {
+        let (sum, rest) = two_sum(total, *term);
+        total = sum;
+        rests += rest.abs();
+    }
+    if rests == 0.0 {
+        return total;
+    }
     let mut parts: Vec<f64> = Vec::with_capacity(terms.len());
     for &term in terms.iter().chain(std::iter::once(&c)) {
         let mut carry = term;
         let mut kept = 0;
         for i in 0..parts.len() {
-            let sum = carry + parts[i];
-            let virtual_part = sum - carry;
-            let error = (carry - (sum - virtual_part)) + (parts[i] - virtual_part);
+            let (sum, error) = two_sum(carry, parts[i]);
             if error != 0.0 {
                 parts[kept] = error;
                 kept += 1;
@@ -146,12 +162,17 @@ fn exact(terms: &[f64], c: f64) -> f64 {
     let mut total = 0.0;
     let mut rest = 0.0;
     while let Some(part) = parts.pop() {
-        let sum = total + part;
-        rest = part - (sum - total);
-        total = sum;
+        (total, rest) = two_sum(total, part);
         if rest != 0.0 {
             break;
         }
     }
     crate::convert::single::odd(total, rest)
+}
+
+/// Knuth's: the rounded sum and exactly what it lacks.
+fn two_sum(a: f64, b: f64) -> (f64, f64) {
+    let sum = a + b;
+    let part = sum - a;
+    (sum, (a - (sum - part)) + (b - part))
 }

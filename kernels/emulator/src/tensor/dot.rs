@@ -20,16 +20,18 @@ pub(super) trait Factor: Copy {
     fn plus(self, other: Self) -> Self;
     /// The larger magnitude; `self` is one already.
     fn or_larger(self, other: Self) -> Self;
-    /// Cut to a whole number of steps; the caller's grid keeps it far from the ends of i32.
-    fn steps(self, per_unit: Self) -> i32;
-    /// To the type: a power of two that is too small for f32 becomes zero, and so do the products it cuts.
+    /// Cut to a whole number.
+    fn whole(self) -> Self;
+    /// To the type: a number of steps for each unit. One too small for f32 becomes zero, and so do the products it cuts.
+    /// One beyond 1e30 is only ever multiplied by zeros, as products of f32 are not less than 2^-32; it is bounded so
+    /// that they stay zeros.
     fn of(value: f64) -> Self;
     /// From the type.
     fn wide(self) -> f64;
 }
 
 macro_rules! factor {
-    ($type:ty) => {
+    ($type:ty, $largest_unit:expr) => {
         impl Factor for $type {
             const ZERO: Self = 0.0;
             #[inline(always)]
@@ -46,12 +48,12 @@ macro_rules! factor {
                 if other > self { other } else { self }
             }
             #[inline(always)]
-            fn steps(self, per_unit: Self) -> i32 {
-                (self * per_unit) as i32
+            fn whole(self) -> Self {
+                self.trunc()
             }
             #[inline(always)]
             fn of(value: f64) -> Self {
-                value as Self
+                value.min($largest_unit) as Self
             }
             #[inline(always)]
             fn wide(self) -> f64 {
@@ -61,8 +63,8 @@ macro_rules! factor {
     };
 }
 
-factor!(f32);
-factor!(f64);
+factor!(f32, 1e30);
+factor!(f64, f64::MAX);
 
 /// What all outputs have in common.
 #[derive(Clone, Copy)]
@@ -148,14 +150,18 @@ fn finish<T: Factor, const K: usize>(
     c: &[f64; 8],
     rule: Rule,
 ) -> [f64; 8] {
-    // Infinities and NaN of any operand end up in this sum.
-    let mut plain = *c;
+    // Infinities and NaN of any operand end up in this sum; products of finite numbers are too small to make one.
+    let mut plain = [T::ZERO; 8];
     for terms in terms {
-        for ((sum, term), scale) in plain.iter_mut().zip(terms).zip(scales) {
-            *sum += term.wide() * scale;
+        for (sum, term) in plain.iter_mut().zip(terms) {
+            *sum = sum.plus(*term);
         }
     }
-    if rule.accumulator == Accumulator::Truncated && plain.iter().all(|x| x.is_finite()) {
+    let mut finite = true;
+    for n in 0..8 {
+        finite &= (plain[n].wide() * scales[n] + c[n]).is_finite();
+    }
+    if rule.accumulator == Accumulator::Truncated && finite {
         return sums(terms, scales, c, rule.width);
     }
     column_by_column(terms, scales, c, rule)

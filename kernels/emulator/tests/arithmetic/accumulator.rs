@@ -4,7 +4,8 @@ use half::f16;
 use ptx_emulator::Lanes;
 use ptx_emulator::convert::Minifloat;
 use ptx_emulator::tensor::{
-    Accumulator, BlockScales, Eight, Sixteen, mma_f8, mma_k16, mma_k16_f16, mma_mxf8f6f4,
+    Accumulator, BlockScales, Eight, Mxf4, ScaleFormat, ScaleVec, Sixteen, mma_f8, mma_k16,
+    mma_k16_f16, mma_mxf4nvf4, mma_mxf8f6f4,
 };
 
 use super::layout::{scatter, table};
@@ -157,5 +158,60 @@ fn f16_accumulators_are_rounded_to_nearest_even_once() {
             mma_k16_f16(&a, &b, &c, sum)[0][0] & 0xffff,
             bits(f32::INFINITY)
         );
+    }
+}
+
+#[test]
+fn tiny_products_and_tiny_accumulators_are_not_lost() {
+    let tiny = 2f32.powi(-60);
+    for sum in [CUT, EXACT] {
+        assert_eq!(
+            bf16([(tiny, tiny), (tiny, tiny)], 0.0, sum),
+            2f32.powi(-119)
+        );
+        assert_eq!(
+            bf16([(0.0, 1.0), (1.0, 0.0)], 2f32.powi(-149), sum),
+            2f32.powi(-149)
+        );
+        assert_eq!(
+            bytes([0, 0x80, 0, 0], 2f32.powi(-149), e4m3(sum)),
+            2f32.powi(-149)
+        );
+        // 2^-9, the least of e4m3, and the least of e5m2, 2^-16.
+        assert_eq!(bytes([1, 0, 0, 0], 0.0, e4m3(sum)), 2f32.powi(-9));
+        let e5m2 = Eight {
+            a: Minifloat::E5m2,
+            b: Minifloat::E5m2,
+            accumulator: sum,
+        };
+        assert_eq!(bytes([1, 0, 0, 0], 0.0, e5m2), 2f32.powi(-16));
+        // Scales of 2^-60, and for e4m3 of 2^-70.
+        let a = [[0x2222_2222; 32]; 4];
+        let b = [[0x2222_2222; 32]; 2];
+        let scales = |register| BlockScales {
+            a: register,
+            b: register,
+            byte_a: 0,
+            thread_a: 0,
+            byte_b: 0,
+            thread_b: 0,
+        };
+        let types = Mxf4 {
+            vec: ScaleVec::X2,
+            scale: ScaleFormat::Ue8m0,
+            accumulator: sum,
+        };
+        let d = mma_mxf4nvf4(&a, &b, &[[0; 32]; 4], &scales(&[0x4343_4343; 32]), types).unwrap();
+        assert_eq!(f32::from_bits(d[0][0]), 64.0 * 2f32.powi(-120));
+        let ones = [[0x3838_3838; 32]; 4];
+        let d = mma_mxf8f6f4(
+            &ones,
+            &[ones[0]; 2],
+            &[[0; 32]; 4],
+            &scales(&[0x3939_3939; 32]),
+            e4m3(sum),
+        )
+        .unwrap();
+        assert_eq!(f32::from_bits(d[0][0]), 32.0 * 2f32.powi(-140));
     }
 }
