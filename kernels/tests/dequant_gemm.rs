@@ -4,9 +4,10 @@
 
 mod common;
 #[allow(dead_code)]
-#[path = "gemm_case/numbers.rs"]
+#[path = "gemm/numbers.rs"]
 mod numbers;
 
+use common::emulator;
 use cudarc::driver::CudaView;
 use half::bf16;
 use numbers::{E2M1, Noise, e4m3};
@@ -14,6 +15,29 @@ use qwen_nvfp4_kernels::dequant_gemm::{DequantPlan, DequantProduct, Weight, dequ
 use qwen_nvfp4_kernels::gemm::{Epilogue, Format, Shape, Workspace};
 use qwen_nvfp4_kernels::layout::{swizzled_len, swizzled_offset};
 use qwen_nvfp4_kernels::{Gpu, KernelError};
+
+/// An emulated A100, until it is dropped.
+struct Card {
+    gpu: Gpu,
+    _settings: emulator::Settings,
+}
+
+impl std::ops::Deref for Card {
+    type Target = Gpu;
+
+    fn deref(&self) -> &Gpu {
+        &self.gpu
+    }
+}
+
+fn card() -> Card {
+    let context = emulator::context();
+    let _settings = emulator::settings(&[("card", "a100")]);
+    Card {
+        gpu: Gpu::of_context(context).unwrap(),
+        _settings,
+    }
+}
 
 const LARGE: DequantPlan = DequantPlan::Large;
 
@@ -115,7 +139,8 @@ impl Case {
         let stream = gpu.stream();
         let a = stream.clone_htod(&self.a).unwrap();
         let codes = stream.clone_htod(&self.codes).unwrap();
-        let scales = (self.format == Format::Nvfp4).then(|| stream.clone_htod(&self.scales).unwrap());
+        let scales =
+            (self.format == Format::Nvfp4).then(|| stream.clone_htod(&self.scales).unwrap());
         let scale = stream.clone_htod(&[self.scale]).unwrap();
         let bias = stream.clone_htod(&self.bias).unwrap();
         let (codes, scale) = (codes.as_view(), scale.as_view());
@@ -132,9 +157,10 @@ impl Case {
         let mut workspace = Workspace::default();
         let Some((residual, gate)) = gated else {
             // Allocated, not written: what no kernel writes is found when it is read back.
-            let mut out =
-                unsafe { stream.alloc::<bf16>(self.shape.m * self.shape.n) }.unwrap();
-            let epilogue = Epilogue::Bf16 { out: &mut out.as_view_mut() };
+            let mut out = unsafe { stream.alloc::<bf16>(self.shape.m * self.shape.n) }.unwrap();
+            let epilogue = Epilogue::Bf16 {
+                out: &mut out.as_view_mut(),
+            };
             dequant_gemm_planned(gpu, &product, epilogue, (plan, &mut workspace))?;
             return Ok(stream.clone_dtoh(&out).unwrap());
         };
@@ -156,7 +182,10 @@ fn assert_close(got: &[bf16], wanted: &[(f64, f64)], name: &str) {
     for (i, (got, (exact, error))) in got.iter().zip(wanted).enumerate() {
         let bound = error + 2f64.powi(-8) * exact.abs() + 1e-38;
         let off = (got.to_f64() - exact).abs();
-        assert!(off <= bound, "{name}: number {i} is {got}, exactly {exact}, bound {bound}");
+        assert!(
+            off <= bound,
+            "{name}: number {i} is {got}, exactly {exact}, bound {bound}"
+        );
     }
 }
 
@@ -174,7 +203,7 @@ const SHAPES: [(usize, usize, usize, DequantPlan); 9] = [
 ];
 
 fn all_shapes(format: Format) {
-    let gpu = common::gpu("a100");
+    let gpu = card();
     for (i, (m, n, k, plan)) in SHAPES.into_iter().enumerate() {
         let case = Case::random(format, Shape { m, n, k }, i as u64);
         let got = case.run(&gpu, plan, None).unwrap();
@@ -197,10 +226,16 @@ fn nvfp4_weights() {
 /// K tile.
 #[test]
 fn every_e4m3_code_at_every_depth() {
-    let gpu = common::gpu("a100");
-    let shape = Shape { m: 64, n: 256, k: 64 };
+    let gpu = card();
+    let shape = Shape {
+        m: 64,
+        n: 256,
+        k: 64,
+    };
     let mut case = Case::random(Format::Fp8, shape, 0);
-    case.a = (0..64 * 64).map(|i| bf16::from_f32(f32::from(u8::from(i / 64 == i % 64)))).collect();
+    case.a = (0..64 * 64)
+        .map(|i| bf16::from_f32(f32::from(u8::from(i / 64 == i % 64))))
+        .collect();
     case.codes = (0..256 * 64)
         .map(|i| (i / 64 + i % 64 * 37) as u8)
         .map(|code| if code & 0x7f == 0x7f { 0 } else { code })
@@ -211,7 +246,12 @@ fn every_e4m3_code_at_every_depth() {
         let got = case.run(&gpu, plan, None).unwrap();
         for (i, got) in got.iter().enumerate() {
             let code = case.codes[i % 256 * 64 + i / 256];
-            assert_eq!(got.to_f64(), e4m3(code), "{plan:?}: code {code:#x}, depth {}", i / 256);
+            assert_eq!(
+                got.to_f64(),
+                e4m3(code),
+                "{plan:?}: code {code:#x}, depth {}",
+                i / 256
+            );
         }
     }
 }
@@ -219,7 +259,7 @@ fn every_e4m3_code_at_every_depth() {
 /// A NaN in a weight's row makes that output NaN, whatever it is multiplied with, and no other.
 #[test]
 fn a_nan_code_stays_nan() {
-    let gpu = common::gpu("a100");
+    let gpu = card();
     for code in [0x7f, 0xff] {
         for depth in 0..16 {
             let shape = Shape { m: 2, n: 16, k: 64 };
@@ -227,7 +267,11 @@ fn a_nan_code_stays_nan() {
             case.codes[5 * 64 + 16 + depth] = code;
             let got = case.run(&gpu, small(1), None).unwrap();
             for (i, got) in got.iter().enumerate() {
-                assert_eq!(got.is_nan(), i % 16 == 5, "code {code:#x}, depth {depth}, number {i}");
+                assert_eq!(
+                    got.is_nan(),
+                    i % 16 == 5,
+                    "code {code:#x}, depth {depth}, number {i}"
+                );
             }
         }
     }
@@ -236,10 +280,16 @@ fn a_nan_code_stays_nan() {
 /// Every E2M1 code under every scale from 2^-9 to 448, exactly, and a NaN scale.
 #[test]
 fn every_e2m1_code_under_every_scale() {
-    let gpu = common::gpu("a100");
-    let shape = Shape { m: 64, n: 128, k: 64 };
+    let gpu = card();
+    let shape = Shape {
+        m: 64,
+        n: 128,
+        k: 64,
+    };
     let mut case = Case::random(Format::Nvfp4, shape, 0);
-    case.a = (0..64 * 64).map(|i| bf16::from_f32(f32::from(u8::from(i / 64 == i % 64)))).collect();
+    case.a = (0..64 * 64)
+        .map(|i| bf16::from_f32(f32::from(u8::from(i / 64 == i % 64))))
+        .collect();
     // Codes 0..15 along each block, rotated by the row.
     let code = |row: usize, column: usize| ((column + row) % 16) as u8;
     case.codes = (0..128 * 32)
@@ -255,22 +305,24 @@ fn every_e2m1_code_under_every_scale() {
             let (depth, row) = (i / 128, i % 128);
             let exact = E2M1[usize::from(code(row, depth))] * e4m3(row as u8);
             let same = got.to_f64() == exact || (got.is_nan() && exact.is_nan());
-            assert!(same, "{plan:?}: row {row}, depth {depth}: {got}, exactly {exact}");
+            assert!(
+                same,
+                "{plan:?}: row {row}, depth {depth}: {got}, exactly {exact}"
+            );
         }
     }
 }
 
 #[test]
 fn a_gated_residual() {
-    let gpu = common::gpu("a100");
+    let gpu = card();
     for (n, plan) in [(72, LARGE), (72, small(2)), (67, LARGE), (67, small(2))] {
         for format in [Format::Fp8, Format::Nvfp4] {
             let shape = Shape { m: 20, n, k: 192 };
             let case = Case::random(format, shape, n as u64);
             let mut noise = Noise(7);
-            let mut some = |len| -> Vec<bf16> {
-                (0..len).map(|_| bf16::from_f32(noise.signed())).collect()
-            };
+            let mut some =
+                |len| -> Vec<bf16> { (0..len).map(|_| bf16::from_f32(noise.signed())).collect() };
             let (residual, gate) = (some(20 * n), some(n));
             let got = case.run(&gpu, plan, Some((&residual, &gate))).unwrap();
             let wanted: Vec<(f64, f64)> = case
@@ -291,8 +343,16 @@ fn a_gated_residual() {
 
 #[test]
 fn repeats_are_equal_to_the_bit() {
-    let gpu = common::gpu("a100");
-    let case = Case::random(Format::Nvfp4, Shape { m: 77, n: 136, k: 256 }, 3);
+    let gpu = card();
+    let case = Case::random(
+        Format::Nvfp4,
+        Shape {
+            m: 77,
+            n: 136,
+            k: 256,
+        },
+        3,
+    );
     for plan in [LARGE, small(4)] {
         let first = case.run(&gpu, plan, None).unwrap();
         let second = case.run(&gpu, plan, None).unwrap();
@@ -303,7 +363,7 @@ fn repeats_are_equal_to_the_bit() {
 
 #[test]
 fn sizes_that_do_not_fit_are_told() {
-    let gpu = common::gpu("a100");
+    let gpu = card();
     let good = || Case::random(Format::Nvfp4, Shape { m: 2, n: 8, k: 64 }, 0);
     let told = |case: Case| case.run(&gpu, LARGE, None).unwrap_err().to_string();
     let mut case = good();
