@@ -111,8 +111,16 @@ pub fn read(case: &Case, layout: &Fp8Layout, workspace: &[u8]) -> Codes {
 /// Quantises by the definition, all of it in f64; keys less their mean if `centred`.
 pub fn quantise(case: &Case, inputs: &Inputs, centred: bool) -> Codes {
     let [q, k, v] = [&inputs.q, &inputs.k, &inputs.v].map(|x| widen(x));
-    let scale_of = |x: &mut dyn Iterator<Item = f64>| (x.fold(0.0, |m, x| f64::max(m, x.abs())) / 448.0) as f32;
-    let codes = |x: f64, scale: f32| if scale == 0.0 { 0.0 } else { round(x / f64::from(scale)) };
+    let scale_of = |x: &mut dyn Iterator<Item = f64>| {
+        (x.fold(0.0, |m, x| f64::max(m, x.abs())) / 448.0) as f32
+    };
+    let codes = |x: f64, scale: f32| {
+        if scale == 0.0 {
+            0.0
+        } else {
+            round(x / f64::from(scale))
+        }
+    };
     let log2e = std::f64::consts::LOG2_E;
     let mut to = Codes {
         q: vec![],
@@ -140,7 +148,10 @@ pub fn quantise(case: &Case, inputs: &Inputs, centred: bool) -> Codes {
         for head in 0..case.kv_heads {
             let rows = |x: &[f64]| -> Vec<f64> {
                 let at = |key: &usize| case.at((batch, case.keys, *key), case.kv_heads, head);
-                counted.iter().flat_map(|key| x[at(key)..at(key) + HEAD].to_vec()).collect()
+                counted
+                    .iter()
+                    .flat_map(|key| x[at(key)..at(key) + HEAD].to_vec())
+                    .collect()
             };
             let (mut keys, values) = (rows(&k), rows(&v));
             let mut mean = vec![0.0; HEAD];
@@ -148,13 +159,22 @@ pub fn quantise(case: &Case, inputs: &Inputs, centred: bool) -> Codes {
                 for (i, x) in keys.iter().enumerate() {
                     mean[i % HEAD] += x / counted.len() as f64;
                 }
-                keys.iter_mut().enumerate().for_each(|(i, x)| *x -= mean[i % HEAD]);
+                keys.iter_mut()
+                    .enumerate()
+                    .for_each(|(i, x)| *x -= mean[i % HEAD]);
             }
             let k_scale = scale_of(&mut keys.iter().copied());
-            let v_scale: Vec<f32> =
-                (0..HEAD).map(|d| scale_of(&mut values.iter().skip(d).step_by(HEAD).copied())).collect();
+            let v_scale: Vec<f32> = (0..HEAD)
+                .map(|d| scale_of(&mut values.iter().skip(d).step_by(HEAD).copied()))
+                .collect();
             to.k.push(keys.iter().map(|x| codes(*x, k_scale)).collect());
-            to.v.push(values.iter().enumerate().map(|(i, x)| codes(*x, v_scale[i % HEAD])).collect());
+            to.v.push(
+                values
+                    .iter()
+                    .enumerate()
+                    .map(|(i, x)| codes(*x, v_scale[i % HEAD]))
+                    .collect(),
+            );
             to.k_scale.push(k_scale);
             to.v_scale.push(v_scale);
             to.k_mean.push(mean.iter().map(|m| *m as f32).collect());
@@ -184,7 +204,11 @@ pub fn attend(case: &Case, codes: &Codes) -> Attended {
             for query in 0..case.queries {
                 let to = case.at((batch, case.queries, query), case.heads, head);
                 let row = Row::new(codes, batch * case.heads + head, key_head, query);
-                row.finish(&codes.v_scale[key_head], &mut attended.out[to..to + HEAD], &mut attended.bound[to..to + HEAD]);
+                row.finish(
+                    &codes.v_scale[key_head],
+                    &mut attended.out[to..to + HEAD],
+                    &mut attended.bound[to..to + HEAD],
+                );
             }
         }
     }
@@ -230,7 +254,9 @@ impl Row {
             for ([score, magnitude], v) in scores.iter().zip(v.chunks(HEAD)) {
                 let weight = 448.0 * (score - largest).exp2();
                 // Four instructions a score, cut off at 21 bits; once for the score and once for the largest one.
-                let error = 2.0 * magnitude * 4.0 * 2f64.powi(-20) + largest.abs() * 2f64.powi(-22) + 2f64.powi(-20);
+                let error = 2.0 * magnitude * 4.0 * 2f64.powi(-20)
+                    + largest.abs() * 2f64.powi(-22)
+                    + 2f64.powi(-20);
                 row.add(weight, error, v);
             }
             row.tiles += 1.0;

@@ -3,6 +3,7 @@
 pub mod data;
 pub mod fp8;
 pub mod reference;
+pub mod run;
 
 use half::bf16;
 
@@ -79,7 +80,12 @@ impl Case {
     }
 
     /// Where head `head` of a row of `heads` heads begins.
-    pub fn at(&self, (batch, rows, row): (usize, usize, usize), heads: usize, head: usize) -> usize {
+    pub fn at(
+        &self,
+        (batch, rows, row): (usize, usize, usize),
+        heads: usize,
+        head: usize,
+    ) -> usize {
         ((batch * rows + row) * heads + head) * HEAD
     }
 

@@ -88,7 +88,12 @@ pub fn worst(expected: &[f64], out: &[bf16], bound: impl Fn(usize) -> f64) -> f6
         let ratio = (o.to_f64() - e).abs() / bound(i);
         if ratio.is_nan() { f64::INFINITY } else { ratio }
     };
-    expected.iter().zip(out).enumerate().map(ratio).fold(0.0, f64::max)
+    expected
+        .iter()
+        .zip(out)
+        .enumerate()
+        .map(ratio)
+        .fold(0.0, f64::max)
 }
 
 /// Root of the mean squared error relative to the root of the mean square.
