@@ -13,14 +13,15 @@ extern "C" __global__ void __launch_bounds__(256) gate_residual_bf16(
     __nv_bfloat16 *out, const __nv_bfloat16 *residual, const __nv_bfloat16 *y, const __nv_bfloat16 *gate,
     unsigned rows, unsigned width, unsigned batch_rows, unsigned stride) {
   const unsigned chunks = width / 8;
-  const size_t count = size_t(rows) * chunks;
-  for (size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += size_t(gridDim.x) * blockDim.x) {
-    const unsigned row = unsigned(i / chunks), column = unsigned(i % chunks) * 8;
-    const Floats8 r = load8(residual + i * 8), v = load8(y + i * 8);
-    const Floats8 g = load8(gate + size_t(row / batch_rows) * stride + column);
-    Floats8 sum;
+  // Fewer than 2^32 (the launch code sees to it), so the division is of 32 bits.
+  const unsigned i = blockIdx.x * 256 + threadIdx.x;
+  const unsigned row = i / chunks, column = i % chunks * 8;
+  if (row >= rows) return;
+  const size_t at = size_t(i) * 8;
+  const Floats8 r = load8(residual + at), v = load8(y + at);
+  const Floats8 g = load8(gate + size_t(row / batch_rows) * stride + column);
+  Floats8 sum;
 #pragma unroll
-    for (int j = 0; j < 8; ++j) sum.at[j] = fmaf(g.at[j], v.at[j], r.at[j]);
-    store8(out + i * 8, sum);
-  }
+  for (int j = 0; j < 8; ++j) sum.at[j] = fmaf(g.at[j], v.at[j], r.at[j]);
+  store8(out + at, sum);
 }

@@ -35,8 +35,7 @@ struct Outputs {
   unsigned *not_finite;
 };
 
-// The sum over the threads of a block, the same in all of them. `of_warps` holds 16 numbers and is free again after the
-// next barrier.
+// The sum over the threads of a block, the same in all of them. `of_warps` holds 16 numbers that nobody else uses.
 __device__ __forceinline__ float block_sum(float sum, float *of_warps) {
 #pragma unroll
   for (int by = 16; by > 0; by /= 2) sum += __shfl_xor_sync(kAllLanes, sum, by);
@@ -48,18 +47,22 @@ __device__ __forceinline__ float block_sum(float sum, float *of_warps) {
   return sum;
 }
 
-__device__ __forceinline__ void store(const Outputs &to, const Floats8 &v, unsigned row, unsigned column,
-                                      const Rows &of, unsigned &most) {
+// What the scales of `Outputs` hold, read before the first store: the compiler may not do that later.
+struct Scales {
+  float e4m3_reciprocal, fp4;
+};
+
+__device__ __forceinline__ void store(const Outputs &to, const Scales &by, const Floats8 &v, unsigned row,
+                                      unsigned column, const Rows &of) {
   const bool inside = row < of.rows && column < of.width;
   const size_t at = size_t(row) * of.width + column;
   if (inside && to.bf16) store8(to.bf16 + at, v);
 #if __CUDA_ARCH__ >= 890
-  if (inside && to.e4m3) to.e4m3[at / 8] = e4m3x8(v, 1.0f / *to.e4m3_scale);
-  if (to.e4m3 || to.fp4) most = max(most, magnitude(v));
+  if (inside && to.e4m3) to.e4m3[at / 8] = e4m3x8(v, by.e4m3_reciprocal);
 #endif
 #if __CUDA_ARCH__ >= 1200
   if (to.fp4) {
-    const HalfBlock half = nvfp4_half_block(v, *to.fp4_scale);
+    const HalfBlock half = nvfp4_half_block(v, by.fp4);
     if (inside) to.fp4[at / 8] = half.codes;
     const unsigned word = scale_word(inside ? half.scale : 0);
     if (threadIdx.x % 8 == 0 && column < (of.width + 127) / 128 * 128)
@@ -71,57 +74,55 @@ __device__ __forceinline__ void store(const Outputs &to, const Floats8 &v, unsig
 template <bool kCentred>
 __device__ __forceinline__ void norm(const Rows &of, const Outputs &to) {
   __shared__ float of_warps[2][16];
-  const unsigned rows = to.fp4 ? (of.rows + 63) / 64 * 64 : of.rows;
-  unsigned most = 0;
-  for (unsigned row = blockIdx.x; row < rows; row += gridDim.x) {
-    const __nv_bfloat16 *x = of.x + size_t(row) * of.width;
-    uint4 held[kChunks];
-    float sum = 0;
+  const unsigned row = blockIdx.x;
+  const __nv_bfloat16 *x = of.x + size_t(row) * of.width;
+  uint4 held[kChunks];
+  float sum = 0;
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      const unsigned column = (threadIdx.x + i * blockDim.x) * 8;
-      const bool inside = row < of.rows && column < of.width;
-      held[i] = inside ? *reinterpret_cast<const uint4 *>(x + column) : make_uint4(0, 0, 0, 0);
-      if (kCentred) sum += sum8(unpack8(held[i]));
-    }
-    const float mean = kCentred ? block_sum(sum, of_warps[0]) / float(of.width) : 0;
-    float squares = 0;
+  for (int i = 0; i < kChunks; ++i) {
+    const unsigned column = (threadIdx.x + i * blockDim.x) * 8;
+    const bool inside = row < of.rows && column < of.width;
+    held[i] = inside ? *reinterpret_cast<const uint4 *>(x + column) : make_uint4(0, 0, 0, 0);
+    if (kCentred) sum += sum8(unpack8(held[i]));
+  }
+  const float mean = kCentred ? block_sum(sum, of_warps[0]) / float(of.width) : 0;
+  float squares = 0;
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      const unsigned column = (threadIdx.x + i * blockDim.x) * 8;
-      Floats8 v = unpack8(held[i]);
+  for (int i = 0; i < kChunks; ++i) {
+    const unsigned column = (threadIdx.x + i * blockDim.x) * 8;
+    Floats8 v = unpack8(held[i]);
 #pragma unroll
-      for (int j = 0; j < 8; ++j) v.at[j] = (v.at[j] - mean) * (v.at[j] - mean);
-      if (column < of.width) squares += sum8(v);
-    }
-    const float variance = block_sum(squares, of_warps[1]) / float(of.width);
-    // Without a mean the first barrier is missing, behind which the next row may overwrite the sums.
-    if (!kCentred) __syncthreads();
-    const float inverse = 1.0f / sqrtf(variance + of.eps);
+    for (int j = 0; j < 8; ++j) v.at[j] = (v.at[j] - mean) * (v.at[j] - mean);
+    if (column < of.width) squares += sum8(v);
+  }
+  const float variance = block_sum(squares, of_warps[1]) / float(of.width);
+  const float inverse = 1.0f / sqrtf(variance + of.eps);
 
-    const size_t batch = size_t(row / of.batch_rows) * of.stride;
+  const Scales by = {to.e4m3 ? 1.0f / *to.e4m3_scale : 0, to.fp4 ? *to.fp4_scale : 0};
+  const size_t batch = size_t(row / of.batch_rows) * of.stride;
+  unsigned most = 0;
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      const unsigned column = (threadIdx.x + i * blockDim.x) * 8;
-      // Unpacked again: to keep 32 differences would cost as many registers and half of the occupancy.
-      asm volatile("" : "+r"(held[i].x), "+r"(held[i].y), "+r"(held[i].z), "+r"(held[i].w));
-      Floats8 v = unpack8(held[i]);
-      if (row < of.rows && column < of.width) {
-        const Floats8 scale = load8(of.scale + batch + column);
-        const Floats8 shift = kCentred ? load8(of.shift + batch + column) : Floats8{};
+  for (int i = 0; i < kChunks; ++i) {
+    const unsigned column = (threadIdx.x + i * blockDim.x) * 8;
+    // Unpacked again: to keep 32 differences would cost as many registers and half of the occupancy.
+    asm volatile("" : "+r"(held[i].x), "+r"(held[i].y), "+r"(held[i].z), "+r"(held[i].w));
+    Floats8 v = unpack8(held[i]);
+    if (row < of.rows && column < of.width) {
+      const Floats8 scale = load8(of.scale + batch + column);
+      const Floats8 shift = kCentred ? load8(of.shift + batch + column) : Floats8{};
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          const float normed = (v.at[j] - mean) * inverse;
-          v.at[j] = kCentred ? fmaf(normed, 1.0f + scale.at[j], shift.at[j]) : normed * scale.at[j];
-        }
+      for (int j = 0; j < 8; ++j) {
+        const float normed = (v.at[j] - mean) * inverse;
+        v.at[j] = kCentred ? fmaf(normed, 1.0f + scale.at[j], shift.at[j]) : normed * scale.at[j];
       }
-      store(to, v, row, column, of, most);
     }
+    store(to, by, v, row, column, of);
+    most = max(most, magnitude(v));
   }
   if (to.e4m3 || to.fp4) report_non_finite(to.not_finite, most);
 }
 
-// blockDim.x: a multiple of 32, at most 512, with 4 * 8 * blockDim.x >= width; width a multiple of 64.
+// gridDim.x: rows, with FP4 those of the padding too. blockDim.x: a multiple of 32, at most 512, with 4 * 8 * blockDim.x >= width; width a multiple of 64.
 #define ENTRY(name, centred)                                                                                        \
   extern "C" __global__ void __launch_bounds__(512) name(                                                           \
       const __nv_bfloat16 *x, const __nv_bfloat16 *scale, const __nv_bfloat16 *shift, unsigned rows,                \

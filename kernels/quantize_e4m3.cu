@@ -11,12 +11,9 @@
 // *not_finite becomes 1.
 extern "C" __global__ void __launch_bounds__(256) quantize_e4m3(
     uint2 *codes, unsigned *not_finite, const __nv_bfloat16 *x, const float *scale, size_t chunks) {
-  const float reciprocal = 1.0f / *scale;
-  unsigned most = 0;
-  for (size_t i = size_t(blockIdx.x) * 256 + threadIdx.x; i < chunks; i += size_t(gridDim.x) * 256) {
-    const Floats8 v = load8(x + i * 8);
-    codes[i] = e4m3x8(v, reciprocal);
-    most = max(most, magnitude(v));
-  }
-  report_non_finite(not_finite, most);
+  const size_t i = size_t(blockIdx.x) * 256 + threadIdx.x;
+  if (i >= chunks) return;
+  const Floats8 v = load8(x + i * 8);
+  codes[i] = e4m3x8(v, 1.0f / *scale);
+  report_non_finite(not_finite, magnitude(v));
 }

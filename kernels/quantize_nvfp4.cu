@@ -10,26 +10,24 @@
 #include "quantize.cuh"
 
 // x [rows, k]; codes [rows, k/2] bytes; scales: lane order of [rows, k]; k a multiple of 16; *scale finite, above 0.
-// Scales of padding become zero. Where a number is not finite, *not_finite becomes 1 and its block means nothing.
+// Scales of padding become zero. A warp for each 256 columns
+// of a row, padding included. Where a number is not finite, *not_finite becomes 1 and its block means nothing.
 extern "C" __global__ void __launch_bounds__(256) quantize_nvfp4(
     unsigned *codes, unsigned *scales, unsigned *not_finite, const __nv_bfloat16 *x, const float *scale,
     unsigned rows, unsigned k) {
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const unsigned padded_rows = (rows + 63) / 64 * 64, padded_k = (k + 127) / 128 * 128;
   const unsigned spans = (padded_k + 255) / 256;
-  const float global = *scale;
-  unsigned most = 0;
-  for (unsigned i = blockIdx.x * 8 + warp; i < padded_rows * spans; i += gridDim.x * 8) {
-    const unsigned row = i / spans, column = i % spans * 256 + lane * 8;
-    const bool inside = row < rows && column < k;
-    const size_t at = size_t(row) * k + column;
-    Floats8 v = {};
-    if (inside) v = load8(x + at);
-    const HalfBlock half = nvfp4_half_block(v, global);
-    if (inside) codes[at / 8] = half.codes;
-    const unsigned word = scale_word(inside ? half.scale : 0);
-    if (lane % 8 == 0 && column < padded_k) scales[lane_order_word(row, column / 64, k)] = word;
-    most = max(most, half.most);
-  }
-  report_non_finite(not_finite, most);
+  const unsigned i = blockIdx.x * 8 + warp;
+  const unsigned row = i / spans, column = i % spans * 256 + lane * 8;
+  if (row >= padded_rows) return;
+  const bool inside = row < rows && column < k;
+  const size_t at = size_t(row) * k + column;
+  Floats8 v = {};
+  if (inside) v = load8(x + at);
+  const HalfBlock half = nvfp4_half_block(v, *scale);
+  if (inside) codes[at / 8] = half.codes;
+  const unsigned word = scale_word(inside ? half.scale : 0);
+  if (lane % 8 == 0 && column < padded_k) scales[lane_order_word(row, column / 64, k)] = word;
+  report_non_finite(not_finite, half.most);
 }

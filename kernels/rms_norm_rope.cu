@@ -19,34 +19,34 @@ extern "C" __global__ void __launch_bounds__(256) rms_norm_rope(
     unsigned rows, unsigned sequence, unsigned groups, unsigned weighted, unsigned heads, unsigned head_dim,
     size_t in_batch, size_t in_row, size_t out_batch, size_t out_row, float eps) {
   const unsigned lanes = head_dim / 8, width = groups * heads * lanes;
-  // A warp is whole heads, so all lanes of a head are inside or none.
-  const size_t count = (size_t(rows) * width + 31) / 32 * 32;
-  for (size_t i = size_t(blockIdx.x) * 256 + threadIdx.x; i < count; i += size_t(gridDim.x) * 256) {
-    const size_t at = min(i, size_t(rows) * width - 1);
-    const unsigned row = unsigned(at / width), chunk = unsigned(at % width);
-    const unsigned batch = row / sequence, s = row % sequence;
-    Floats8 v = load8(in + batch * in_batch + s * in_row + chunk * 8);
-    float squares = 0;
+  const unsigned i = blockIdx.x * 256 + threadIdx.x;
+  const unsigned row = i / width, chunk = i % width;
+  // A warp is whole heads: all lanes of a head have a number or none has.
+  const bool inside = row < rows;
+  const unsigned batch = row / sequence, s = row % sequence;
+  Floats8 v = {};
+  if (inside) v = load8(in + batch * in_batch + s * in_row + chunk * 8);
+  float squares = 0;
 #pragma unroll
-    for (int j = 0; j < 8; ++j) squares = fmaf(v.at[j], v.at[j], squares);
-    for (unsigned by = lanes / 2; by > 0; by /= 2) squares += __shfl_xor_sync(kAllLanes, squares, by);
+  for (int j = 0; j < 8; ++j) squares = fmaf(v.at[j], v.at[j], squares);
+  for (unsigned by = lanes / 2; by > 0; by /= 2) squares += __shfl_xor_sync(kAllLanes, squares, by);
+  if (!inside) return;
 
-    const unsigned group = chunk / lanes / heads, in_head = chunk % lanes * 8;
-    if (group < weighted) {
-      const float inverse = 1.0f / sqrtf(squares / float(head_dim) + eps);
-      const Floats8 weight = load8(weights + group * head_dim + in_head);
-      const size_t angle = (size_t(s) * head_dim + in_head) / 2;
-      const float4 c = *reinterpret_cast<const float4 *>(cos + angle);
-      const float4 n = *reinterpret_cast<const float4 *>(sin + angle);
-      const float cosines[4] = {c.x, c.y, c.z, c.w}, sines[4] = {n.x, n.y, n.z, n.w};
+  const unsigned group = chunk / lanes / heads, in_head = chunk % lanes * 8;
+  if (group < weighted) {
+    const float inverse = 1.0f / sqrtf(squares / float(head_dim) + eps);
+    const Floats8 weight = load8(weights + group * head_dim + in_head);
+    const size_t angle = (size_t(s) * head_dim + in_head) / 2;
+    const float4 c = *reinterpret_cast<const float4 *>(cos + angle);
+    const float4 n = *reinterpret_cast<const float4 *>(sin + angle);
+    const float cosines[4] = {c.x, c.y, c.z, c.w}, sines[4] = {n.x, n.y, n.z, n.w};
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float a = v.at[2 * j] * inverse * weight.at[2 * j];
-        const float b = v.at[2 * j + 1] * inverse * weight.at[2 * j + 1];
-        v.at[2 * j] = fmaf(a, cosines[j], -(b * sines[j]));
-        v.at[2 * j + 1] = fmaf(a, sines[j], b * cosines[j]);
-      }
+    for (int j = 0; j < 4; ++j) {
+      const float a = v.at[2 * j] * inverse * weight.at[2 * j];
+      const float b = v.at[2 * j + 1] * inverse * weight.at[2 * j + 1];
+      v.at[2 * j] = fmaf(a, cosines[j], -(b * sines[j]));
+      v.at[2 * j + 1] = fmaf(a, sines[j], b * cosines[j]);
     }
-    if (i == at) store8(out + batch * out_batch + s * out_row + chunk * 8, v);
   }
+  store8(out + batch * out_batch + s * out_row + chunk * 8, v);
 }

@@ -45,8 +45,10 @@ pub fn dynamic_scale(
     sized(SOURCE.name, "scales", scale.len(), 1)?;
     sized(SOURCE.name, "words in between", scratch.len(), SCRATCH)?;
     let chunks = x.values.len() / 8;
-    let mut config = grid(gpu, chunks.div_ceil(256), 6);
-    config.grid_dim.0 = config.grid_dim.0.min(SCRATCH as u32);
+    let mut config = grid(SOURCE.name, chunks)?;
+    // No more blocks than there are words, nor than fit the card.
+    let most = gpu.multiprocessors().saturating_mul(6).min(SCRATCH as u32);
+    config.grid_dim.0 = config.grid_dim.0.min(most);
     let function = gpu.function(&SOURCE, "amax_blocks")?;
     let mut launch = gpu.stream().launch_builder(&function);
     launch.arg(&mut *scratch).arg(x.values).arg(&chunks);

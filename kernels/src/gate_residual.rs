@@ -85,7 +85,7 @@ pub fn gate_residual(
     for number in &numbers {
         launch.arg(number);
     }
-    let config = grid(gpu, (length / 8).div_ceil(256), 8);
+    let config = grid(SOURCE.name, length / 8)?;
     // SAFETY: the arguments are those of the kernel's signature, and lengths and addresses were checked above.
     unsafe { launch.launch(config) }.doing("launching gate_residual_bf16")?;
     Ok(())

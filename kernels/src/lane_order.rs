@@ -48,11 +48,11 @@ pub fn lane_order_from_swizzled(
         return Ok(());
     }
     let function = gpu.function(&SOURCE, "lane_order_from_swizzled")?;
+    let config = grid(SOURCE.name, to / 4)?;
     let shape = [rows as u32, k as u32];
     let mut launch = gpu.stream().launch_builder(&function);
     launch.arg(out).arg(swizzled).arg(&shape[0]).arg(&shape[1]);
     // SAFETY: the arguments are those of the kernel's signature, and lengths and addresses were checked above.
-    unsafe { launch.launch(grid(gpu, (to / 4).div_ceil(256), 6)) }
-        .doing("launching lane_order_from_swizzled")?;
+    unsafe { launch.launch(config) }.doing("launching lane_order_from_swizzled")?;
     Ok(())
 }

@@ -28,7 +28,7 @@ pub const MAX_WIDTH: usize = 16_384;
 
 /// What of a norm leaves the kernel: any of the three, all from the same f32 numbers.
 pub struct Outputs<'a> {
-    /// `[rows, width]`, rounded; 16-byte aligned. It may be the input.
+    /// `[rows, width]`, rounded; 16-byte aligned.
     pub bf16: Option<CudaViewMut<'a, bf16>>,
     /// Cards from 8.9 on.
     pub e4m3: Option<E4m3Out<'a>>,
@@ -190,6 +190,10 @@ impl Norm<'_> {
         if rows == 0 {
             return Ok(());
         }
+        let blocks = match out.nvfp4 {
+            Some(_) => rows.next_multiple_of(64),
+            None => rows,
+        };
         let function = gpu.function(&SOURCE, name)?;
         let numbers = [rows, width, sequence, stride].map(|n| n as u32);
         let mut launch = gpu.stream().launch_builder(&function);
@@ -214,11 +218,10 @@ impl Norm<'_> {
             None => launch.arg(&NULL).arg(&NULL).arg(&NULL),
         };
         launch.arg(&mut out.not_finite);
-        // A thread holds 4 times 8 numbers, a block a row.
+        // A block takes a row, a thread four times 8 numbers of it.
         let threads = width.div_ceil(32).next_multiple_of(32) as u32;
-        let blocks = rows.next_multiple_of(64) as u32;
         let config = LaunchConfig {
-            grid_dim: (blocks.min(gpu.multiprocessors() * 16), 1, 1),
+            grid_dim: (blocks as u32, 1, 1),
             block_dim: (threads, 1, 1),
             shared_mem_bytes: 0,
         };

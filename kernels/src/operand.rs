@@ -182,13 +182,16 @@ pub(crate) fn aligned<T>(
     ))
 }
 
-/// Blocks of 256 threads: as many as there is work for, at most `resident` for each multiprocessor.
-pub(crate) fn grid(gpu: &Gpu, blocks: usize, resident: u32) -> LaunchConfig {
-    let most = gpu.multiprocessors().saturating_mul(resident);
-    let blocks = u32::try_from(blocks).map_or(most, |blocks| blocks.min(most));
-    LaunchConfig {
-        grid_dim: (blocks.max(1), 1, 1),
+/// Blocks of 256 threads, one thread for each piece of work.
+///
+/// # Errors
+/// Where there are 2^32 pieces or more: kernels count in 32 bits.
+pub(crate) fn grid(kernel: &'static str, pieces: usize) -> Result<LaunchConfig, KernelError> {
+    let pieces = u32::try_from(pieces)
+        .map_err(|_| KernelError::shape(kernel, format!("{pieces} pieces of work are too many")))?;
+    Ok(LaunchConfig {
+        grid_dim: (pieces.div_ceil(256).max(1), 1, 1),
         block_dim: (256, 1, 1),
         shared_mem_bytes: 0,
-    }
+    })
 }

@@ -44,6 +44,7 @@ pub fn quantize_e4m3(
     }
     let function = gpu.function(&SOURCE, "quantize_e4m3")?;
     let chunks = x.values.len() / 8;
+    let config = grid(SOURCE.name, chunks)?;
     let mut launch = gpu.stream().launch_builder(&function);
     launch
         .arg(&mut out.codes)
@@ -52,7 +53,6 @@ pub fn quantize_e4m3(
         .arg(out.scale)
         .arg(&chunks);
     // SAFETY: the arguments are those of the kernel's signature, and lengths and addresses were checked above.
-    unsafe { launch.launch(grid(gpu, chunks.div_ceil(256), 6)) }
-        .doing("launching quantize_e4m3")?;
+    unsafe { launch.launch(config) }.doing("launching quantize_e4m3")?;
     Ok(())
 }

@@ -51,9 +51,10 @@ pub fn quantize_nvfp4(
         .arg(out.scale)
         .arg(&rows)
         .arg(&k);
-    // A warp takes 256 columns, a block eight of those.
+    // A warp takes 256 columns.
     let warps = rows.next_multiple_of(64) as usize * x.width.div_ceil(256);
+    let config = grid(SOURCE.name, warps * 32)?;
     // SAFETY: the arguments are those of the kernel's signature, and lengths and addresses were checked above.
-    unsafe { launch.launch(grid(gpu, warps.div_ceil(8), 6)) }.doing("launching quantize_nvfp4")?;
+    unsafe { launch.launch(config) }.doing("launching quantize_nvfp4")?;
     Ok(())
 }

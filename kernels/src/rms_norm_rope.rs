@@ -97,6 +97,7 @@ impl HeadNorm<'_> {
         ];
         let numbers = numbers.map(|n| n as u32);
         let strides = [strides.batch, strides.row, to.batch, to.row];
+        let config = grid(SOURCE.name, chunks)?;
         let mut launch = gpu.stream().launch_builder(&function);
         launch
             .arg(out)
@@ -112,8 +113,7 @@ impl HeadNorm<'_> {
         }
         launch.arg(&self.eps);
         // SAFETY: the arguments are those of the kernel's signature, and lengths and addresses were checked above.
-        unsafe { launch.launch(grid(gpu, chunks.div_ceil(256), 6)) }
-            .doing("launching rms_norm_rope")?;
+        unsafe { launch.launch(config) }.doing("launching rms_norm_rope")?;
         Ok(())
     }
 
