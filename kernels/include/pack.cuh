@@ -6,8 +6,7 @@ struct Floats8 {
   float at[8];
 };
 
-__device__ __forceinline__ Floats8 load8(const __nv_bfloat16 *from) {
-  const uint4 packed = *reinterpret_cast<const uint4 *>(from);
+__device__ __forceinline__ Floats8 unpack8(const uint4 &packed) {
   const unsigned words[4] = {packed.x, packed.y, packed.z, packed.w};
   Floats8 to;
 #pragma unroll
@@ -19,6 +18,10 @@ __device__ __forceinline__ Floats8 load8(const __nv_bfloat16 *from) {
   return to;
 }
 
+__device__ __forceinline__ Floats8 load8(const __nv_bfloat16 *from) {
+  return unpack8(*reinterpret_cast<const uint4 *>(from));
+}
+
 __device__ __forceinline__ void store8(__nv_bfloat16 *to, const Floats8 &from) {
   unsigned words[4];
 #pragma unroll
@@ -27,4 +30,9 @@ __device__ __forceinline__ void store8(__nv_bfloat16 *to, const Floats8 &from) {
     words[j] = *reinterpret_cast<const unsigned *>(&pair);
   }
   *reinterpret_cast<uint4 *>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+// Pairs, pairs of pairs, and those.
+__device__ __forceinline__ float sum8(const Floats8 &v) {
+  return ((v.at[0] + v.at[1]) + (v.at[2] + v.at[3])) + ((v.at[4] + v.at[5]) + (v.at[6] + v.at[7]));
 }

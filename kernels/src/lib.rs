@@ -5,11 +5,22 @@
 //!
 //! Numbers: activations are bf16, row-major, the last dimension contiguous. Sums are in f32.
 
+pub mod amax;
+pub mod attention;
+pub mod attention_fp8;
+pub mod dequant_gemm;
 pub mod device;
 pub mod error;
 pub mod gate_residual;
 pub mod gemm;
+pub mod gemv;
+pub mod lane_order;
 pub mod layout;
+pub mod norm_quantize;
+pub mod operand;
+pub mod quantize_e4m3;
+pub mod quantize_nvfp4;
+pub mod rms_norm_rope;
 
 pub use device::{Family, Gpu, Source};
 pub use error::KernelError;

@@ -51,25 +51,25 @@ pub const REDUCE_SOURCE: Source = Source {
 /// `struct Gemm` of `include/gemm_shape.cuh`; addresses are 0 where there is nothing.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
-struct Arguments {
-    a: u64,
-    b: u64,
-    a_scales: u64,
-    b_scales: u64,
-    a_scale: u64,
-    b_scale: u64,
-    bias: u64,
-    out: u64,
-    out_scales: u64,
-    out_scale: u64,
-    residual: u64,
-    gate: u64,
-    non_finite: u64,
-    partial: u64,
-    m: u32,
-    n: u32,
-    k_bytes: u32,
-    splits: u32,
+pub(crate) struct Arguments {
+    pub a: u64,
+    pub b: u64,
+    pub a_scales: u64,
+    pub b_scales: u64,
+    pub a_scale: u64,
+    pub b_scale: u64,
+    pub bias: u64,
+    pub out: u64,
+    pub out_scales: u64,
+    pub out_scale: u64,
+    pub residual: u64,
+    pub gate: u64,
+    pub non_finite: u64,
+    pub partial: u64,
+    pub m: u32,
+    pub n: u32,
+    pub k_bytes: u32,
+    pub splits: u32,
 }
 
 // SAFETY: it is plain numbers in the order and with the alignment of the C struct.
@@ -185,7 +185,8 @@ pub fn gemm_planned(
     )
 }
 
-fn launch(
+/// Launches `name` of `source` with so many blocks, threads and bytes of shared memory.
+pub(crate) fn launch(
     gpu: &Gpu,
     source: &Source,
     name: &str,
@@ -217,14 +218,14 @@ fn launch(
 }
 
 /// Addresses of what the kernels read and write, held until they are launched.
-struct Pointers<'s> {
-    stream: &'s CudaStream,
-    kernel: &'static str,
-    held: Vec<SyncOnDrop<'s>>,
+pub(crate) struct Pointers<'s> {
+    pub stream: &'s CudaStream,
+    pub kernel: &'static str,
+    pub held: Vec<SyncOnDrop<'s>>,
 }
 
 impl<'s> Pointers<'s> {
-    fn read<T>(&mut self, view: &'s CudaView<'_, T>) -> Result<u64, KernelError> {
+    pub fn read<T>(&mut self, view: &'s CudaView<'_, T>) -> Result<u64, KernelError> {
         let (address, held) = view.device_ptr(self.stream);
         self.held.push(held);
         self.aligned(address)
@@ -236,7 +237,7 @@ impl<'s> Pointers<'s> {
         self.aligned(address)
     }
 
-    fn number(&mut self, view: Option<&'s CudaView<'_, f32>>) -> u64 {
+    pub fn number(&mut self, view: Option<&'s CudaView<'_, f32>>) -> u64 {
         view.map_or(0, |view| {
             let (address, held) = view.device_ptr(self.stream);
             self.held.push(held);
@@ -271,7 +272,7 @@ impl<'s> Pointers<'s> {
         Ok(())
     }
 
-    fn epilogue(
+    pub fn epilogue(
         &mut self,
         epilogue: Epilogue<'s, '_>,
         to: &mut Arguments,

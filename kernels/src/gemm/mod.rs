@@ -4,7 +4,7 @@
 //! shape, and whether K is split; [`gemm`] launches what the plan says. [`scales`] has the orders of NVFP4's block scales.
 
 mod check;
-mod launch;
+pub(crate) mod launch;
 mod operand;
 pub mod plan;
 pub mod scales;

@@ -7,7 +7,7 @@ use super::device::{Device, in_context};
 use super::ffi::{Bytes, In, api};
 use super::graph::Node;
 use super::module::Function;
-use super::settings::{LOG, settings};
+use super::settings::{LOG, add_banks, settings};
 use super::status::{Error, INVALID_VALUE, Outcome, answer};
 use super::stream::submit;
 use crate::vm::{self, Launch};
@@ -134,6 +134,7 @@ fn run(device: &Device, function: &Function, launch: &Launch) -> Outcome {
     let how = vm::Settings {
         seed: settings.seed,
         checks: settings.checks,
+        banks: settings.banks,
         ..vm::Settings::default()
     };
     let on = vm::Device {
@@ -155,7 +156,11 @@ fn run(device: &Device, function: &Function, launch: &Launch) -> Outcome {
             "ptx-emulator: {name} {grid:?} x {block:?}, {dynamic_shared} bytes: {seconds:.6} s"
         );
     }
-    outcome.map(|_| ()).map_err(Error::from)
+    let report = outcome.map_err(Error::from)?;
+    if settings.banks {
+        add_banks(&function.entry.name, &report.banks);
+    }
+    Ok(())
 }
 
 fn shape(grid: [u32; 3], block: [u32; 3], dynamic_shared: u32) -> Launch {
