@@ -41,8 +41,7 @@ struct Nvfp4 {
         rows32<0>(sums, a, b, a_words[2 * step], b_words + 2 * step);
         rows32<1>(sums, a, b, a_words[2 * step + 1], b_words + 2 * step);
       } else {
-        const bool second = Tile::warps_m > 1 && threadIdx.x / 64 % 2;
-        rows32<0>(sums, a, b, second ? a_words[2 * step + 1] : a_words[2 * step], b_words + 2 * step);
+        rows32<0>(sums, a, b, at.second ? a_words[2 * step + 1] : a_words[2 * step], b_words + 2 * step);
       }
     }
   }

@@ -26,7 +26,7 @@ __device__ __forceinline__ void gemm_kernel(const Gemm &gemm) {
   const uint32_t base = shared_address(shared), end = base + Source::shared_bytes;
   const Work work = Work::of<Tile>(gemm, Epilogue::split);
   const uint32_t tiles = work.tiles(), items = tiles * work.splits;
-  const Fragments<Tile> at;
+  Fragments<Tile> at;
   Source source;
   uint32_t item = blockIdx.x;
   if (item >= items) return;
@@ -35,7 +35,9 @@ __device__ __forceinline__ void gemm_kernel(const Gemm &gemm) {
   const auto begin = [&](uint32_t item) {
     const uint32_t split = item / tiles, k_first = work.k_first(split);
     k_count = work.k_first(split + 1) - k_first;
-    source.aim(gemm, place_of(item - split * tiles, work.tiles_m, work.tiles_n), k_first);
+    const Place tile = place_of(item - split * tiles, work.tiles_m, work.tiles_n);
+    source.aim(gemm, tile, k_first);
+    at.aim(tile);
 #pragma unroll
     for (int s = 0; s < Tile::stages - 1; ++s) {
       if (s < k_count) source.copy(base + s * Source::stage_bytes);

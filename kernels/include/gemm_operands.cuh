@@ -94,6 +94,8 @@ struct Operands {
 template <class Tile>
 struct Fragments {
   uint32_t a, b, a_scales, b_scales;
+  // Whether a warp of 32 rows has the second half of the 64 rows whose scales are together.
+  bool second;
 
   __device__ __forceinline__ Fragments() {
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warp_m = warp / 2, warp_n = warp % 2;
@@ -103,5 +105,10 @@ struct Fragments {
     b = (Tile::rows + warp_n * 64 + b_row) * kTileBytes + ((lane >> 3 & 1) ^ column / 2) * 16;
     a_scales = Tile::operand_bytes + warp_m * Tile::m_tiles / 4 * 512 + lane * 16;
     b_scales = Tile::operand_bytes + (Tile::scale_groups - 2 + warp_n) * 512 + lane * 16;
+    second = warp_m % 2;
+  }
+
+  __device__ __forceinline__ void aim(Place tile) {
+    if constexpr (Tile::rows == 32) second = tile.m % 2;
   }
 };

@@ -8,9 +8,11 @@
 pub mod amax;
 pub mod attention;
 pub mod attention_fp8;
+pub mod dequant_gemm;
 pub mod device;
 pub mod error;
 pub mod gate_residual;
+pub mod gemm;
 pub mod gemv;
 pub mod lane_order;
 pub mod layout;

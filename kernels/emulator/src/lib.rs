@@ -7,6 +7,7 @@
 //! It shows what a kernel computes and that it does so without data races, out-of-bounds accesses or reads of what
 //! nobody wrote. It says nothing of speed, and nothing of what `ptxas` makes of the PTX.
 
+pub mod banks;
 pub mod card;
 pub mod convert;
 pub mod driver;

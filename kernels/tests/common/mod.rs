@@ -78,6 +78,36 @@ pub mod emulator {
         text(b"ptx_emulator_last_fault")
     }
 
+    /// What an instruction's accesses to shared memory took.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Banks {
+        pub entry: String,
+        /// Line of the PTX, from 1.
+        pub line: usize,
+        /// Of warps.
+        pub accesses: u64,
+        /// The least number of wavefronts.
+        pub phases: u64,
+        pub wavefronts: u64,
+    }
+
+    /// Bank conflicts of this thread's launches since the setting `banks` was made.
+    pub fn banks() -> Vec<Banks> {
+        let text = text(b"ptx_emulator_banks");
+        let line = |line: &str| {
+            let words: Vec<_> = line.split(' ').collect();
+            let number = |i: usize| words[i].parse().unwrap();
+            Banks {
+                entry: words[0].to_owned(),
+                line: number(1) as usize,
+                accesses: number(2),
+                phases: number(3),
+                wavefronts: number(4),
+            }
+        };
+        text.lines().map(line).collect()
+    }
+
     /// What is allocated or not destroyed now in the whole process, a line each.
     pub fn leaks() -> String {
         text(b"ptx_emulator_leaks")

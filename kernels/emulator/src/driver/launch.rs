@@ -7,7 +7,7 @@ use super::device::{Device, in_context};
 use super::ffi::{Bytes, In, api};
 use super::graph::Node;
 use super::module::Function;
-use super::settings::{LOG, settings};
+use super::settings::{LOG, add_banks, settings};
 use super::status::{Error, INVALID_VALUE, Outcome, answer};
 use super::stream::submit;
 use crate::vm::{self, Launch};
@@ -135,6 +135,7 @@ fn run(device: &Device, function: &Function, launch: &Launch) -> Outcome {
     let how = vm::Settings {
         seed: settings.seed,
         checks: settings.checks,
+        banks: settings.banks,
         ..vm::Settings::default()
     };
     let on = vm::Device {
@@ -156,7 +157,11 @@ fn run(device: &Device, function: &Function, launch: &Launch) -> Outcome {
             "ptx-emulator: {name} {grid:?} x {block:?}, {dynamic_shared} bytes: {seconds:.6} s"
         );
     }
-    outcome.map(|_| ()).map_err(Error::from)
+    let report = outcome.map_err(Error::from)?;
+    if settings.banks {
+        add_banks(&function.entry.name, &report.banks);
+    }
+    Ok(())
 }
 
 /// A launch of that shape, without parameters yet.

@@ -5,18 +5,21 @@
 //! | `card` | `PTX_EMULATOR_CARD` | `rtx5090` (default), `rtx4090`, `h100`, `a100`, `b200` |
 //! | `seed` | `PTX_EMULATOR_SEED` | order in which warps run |
 //! | `uninitialised`, `shared_races`, `global_races` | `PTX_EMULATOR_CHECKS`: those to be on, with commas, or `none` | 0 or 1 |
+//! | `banks` | - | 1: count bank conflicts, for `ptx_emulator_banks`; setting it forgets what was counted |
 //! | `block` | - | run only this block (linear index) of every grid; `all` |
 //! | `memory` | `PTX_EMULATOR_MEMORY` | bytes that the card has; `card` |
 //! | - | `PTX_EMULATOR_LEAKS` | 1: say at exit what was not freed |
 //! | - | `PTX_EMULATOR_LOG` | 1: a line for every launch |
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ffi::c_char;
 use std::sync::LazyLock;
 
 use super::device::device;
 use super::ffi::{Out, Text, api};
 use super::status::{Error, INVALID_VALUE, answer, last_fault};
+use crate::banks::BankReport;
 use crate::card::{CARDS, Card};
 use crate::memory::Checks;
 
@@ -28,6 +31,8 @@ pub(super) struct Settings {
     pub checks: Checks,
     /// The only block that runs.
     pub block: Option<u64>,
+    /// Whether bank conflicts are counted.
+    pub banks: bool,
     /// Bytes of the card, where they are not the card's own.
     pub memory: Option<u64>,
 }
@@ -51,6 +56,10 @@ impl Settings {
             "uninitialised" => self.checks.uninitialised = flag()?,
             "shared_races" => self.checks.shared_races = flag()?,
             "global_races" => self.checks.global_races = flag()?,
+            "banks" => {
+                self.banks = flag()?;
+                BANKS.set(BTreeMap::new());
+            }
             "block" => {
                 self.block = if value == "all" {
                     None
@@ -81,6 +90,7 @@ impl Settings {
             seed: 0,
             checks: Checks::default(),
             block: None,
+            banks: false,
             memory: None,
         };
         for (key, name) in [("card", "CARD"), ("seed", "SEED"), ("memory", "MEMORY")] {
@@ -114,6 +124,12 @@ pub(super) fn flag(name: &str) -> bool {
 
 thread_local! {
     static SETTINGS: RefCell<Settings> = RefCell::new(*ENVIRONMENT);
+    static BANKS: RefCell<BTreeMap<String, BankReport>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Adds what a launch of `entry` counted of bank conflicts.
+pub(super) fn add_banks(entry: &str, report: &BankReport) {
+    BANKS.with_borrow_mut(|all| all.entry(entry.to_owned()).or_default().merge(report));
 }
 
 /// Those of this thread.
@@ -139,6 +155,23 @@ api! { table, answer;
 #[unsafe(no_mangle)]
 pub extern "C" fn ptx_emulator_last_fault(buffer: Out<c_char>, len: usize) -> usize {
     let text = last_fault();
+    let _ = buffer.set_text(&text, len);
+    text.len()
+}
+
+/// Bank conflicts of this thread's launches as text, into a buffer of `len` bytes; its whole length. For each instruction
+/// that touched shared memory a line: entry, line of the PTX, accesses of warps, phases, wavefronts.
+#[unsafe(no_mangle)]
+pub extern "C" fn ptx_emulator_banks(buffer: Out<c_char>, len: usize) -> usize {
+    let mut text = String::new();
+    BANKS.with_borrow(|all| {
+        for (entry, report) in all {
+            for (line, w) in report.lines() {
+                let [accesses, phases, wavefronts] = [w.accesses, w.phases, w.wavefronts];
+                text += &format!("{entry} {line} {accesses} {phases} {wavefronts}\n");
+            }
+        }
+    });
     let _ = buffer.set_text(&text, len);
     text.len()
 }

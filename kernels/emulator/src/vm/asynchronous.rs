@@ -36,6 +36,7 @@ pub(super) fn copy(
     let ignored = op.ignore.map_or(0, |(p, negated)| {
         registers.predicate(p) ^ if negated { u32::MAX } else { 0 }
     });
+    memory.count_banks(mask, &to, op.bytes);
     for lane in lanes(mask) {
         let read = op
             .source_bytes

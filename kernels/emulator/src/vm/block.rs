@@ -6,6 +6,7 @@ use super::registers::{Registers, Slot};
 use super::space::{Memory, Own};
 use super::warp::{Flaw, Stop, Warp};
 use super::{Launch, Settings};
+use crate::banks::BankReport;
 use crate::card::Card;
 use crate::fault::Cause;
 use crate::memory::{Checks, Cursor, Shared, View};
@@ -84,6 +85,8 @@ impl<'a> Block<'a> {
                 view: common.view,
                 shared: Shared::new(bytes, threads, common.checks),
                 parameters: &common.launch.params,
+                step: 0,
+                banks: common.settings.banks.then(BankReport::default),
             },
             warps: warps.collect(),
         }
@@ -111,6 +114,11 @@ impl<'a> Block<'a> {
             work.lane_steps += warp.lane_steps;
         }
         outcome.map(|()| work)
+    }
+
+    /// What was counted of bank conflicts, by step; counting starts anew.
+    pub fn take_banks(&mut self) -> Option<BankReport> {
+        self.memory.banks.as_mut().map(std::mem::take)
     }
 
     fn schedule(&mut self, index: u64) -> Result<(), BlockFlaw> {

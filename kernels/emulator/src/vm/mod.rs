@@ -23,10 +23,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
+use crate::banks::BankReport;
 use crate::card::Card;
 use crate::fault::{Fault, Location};
 use crate::memory::{Checks, Global};
 use block::{Block, BlockFlaw, Common, Work};
+use code::Code;
 pub use program::{Entry, Needs, ParameterLayout, Program};
 
 /// One launch of a kernel.
@@ -53,6 +55,8 @@ pub struct Settings {
     pub checks: Checks,
     /// Steps of all warps of one block after which it is taken to run forever.
     pub step_limit: u64,
+    /// Whether to count the bank conflicts of shared memory.
+    pub banks: bool,
 }
 
 impl Default for Settings {
@@ -61,6 +65,7 @@ impl Default for Settings {
             seed: 0,
             checks: Checks::default(),
             step_limit: 1 << 32,
+            banks: false,
         }
     }
 }
@@ -77,7 +82,7 @@ pub struct Device<'a> {
 }
 
 /// What a launch did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// Instructions, each counted once per lane that executed it.
     pub lane_instructions: u64,
@@ -85,6 +90,8 @@ pub struct Report {
     pub warp_instructions: u64,
     /// Blocks that ran.
     pub blocks: u64,
+    /// Bank conflicts of shared memory by line of the PTX, if the settings ask for them.
+    pub banks: BankReport,
 }
 
 /// Runs a kernel to its end.
@@ -111,11 +118,16 @@ pub fn launch(entry: &Entry, launch: &Launch, device: &Device<'_>) -> Result<Rep
     };
     let worst = AtomicU64::new(u64::MAX);
     let flaws: Mutex<Vec<(u64, BlockFlaw)>> = Mutex::new(Vec::new());
+    let banks: Mutex<BankReport> = Mutex::default();
     let run = |room: &mut Block<'_>, index: u64| -> Work {
         if index > worst.load(Ordering::Relaxed) {
             return Work::default();
         }
-        match room.run(index) {
+        let outcome = room.run(index);
+        if let (Some(of_block), Ok(mut banks)) = (room.take_banks(), banks.lock()) {
+            banks.merge(&of_block);
+        }
+        match outcome {
             Ok(work) => work,
             Err(flaw) => {
                 worst.fetch_min(index, Ordering::Relaxed);
@@ -143,7 +155,18 @@ pub fn launch(entry: &Entry, launch: &Launch, device: &Device<'_>) -> Result<Rep
         lane_instructions: work.lane_steps,
         warp_instructions: work.steps,
         blocks,
+        banks: by_line(entry, code, &banks.into_inner().unwrap_or_default()),
     })
+}
+
+/// Counts by step as counts by line of the PTX.
+fn by_line(entry: &Entry, code: &Code, by_step: &BankReport) -> BankReport {
+    let mut out = BankReport::default();
+    for (step, wavefronts) in by_step.lines() {
+        let origin = code.origins.get(step).copied().unwrap_or_default();
+        out.add(entry.image.instruction(origin).0, wavefronts);
+    }
+    out
 }
 
 /// A flaw with its place in the PTX.

@@ -1,6 +1,7 @@
 //! The state spaces as a warp sees them: the only door to memory.
 
 use crate::Lanes;
+use crate::banks::{self, BankReport};
 use crate::fault::Cause;
 use crate::memory::{Cursor, GLOBAL_BASE, LaneFault, Shared, View};
 use crate::ptx::Space;
@@ -28,6 +29,10 @@ pub(super) struct Memory<'a> {
     pub view: &'a View<'a>,
     pub shared: Shared,
     pub parameters: &'a [u8],
+    /// Index of the operation that runs.
+    pub step: u32,
+    /// Bank conflicts by step, if they are counted.
+    pub banks: Option<BankReport>,
 }
 
 /// The memory of a warp: what only its threads see, and its place in global memory.
@@ -84,6 +89,15 @@ fn short(addresses: &[u64; 32]) -> [u32; 32] {
 }
 
 impl Memory<'_> {
+    /// Counts how often an access of a warp to shared memory goes round.
+    pub fn count_banks(&mut self, mask: u32, addresses: &[u64; 32], width: usize) {
+        if let Some(banks) = &mut self.banks {
+            let on = |lane: usize| (mask >> lane & 1 == 1).then_some(addresses[lane]);
+            let lanes = std::array::from_fn(on);
+            banks.add(self.step as usize, banks::access(&lanes, width as u64));
+        }
+    }
+
     /// Loads `width` bytes per lane.
     pub fn load(
         &mut self,
@@ -115,9 +129,11 @@ impl Memory<'_> {
                 }
                 Ok(())
             }
-            Space::Shared => self
-                .shared
-                .load_warp(own.warp, mask, &short(addresses), width, out),
+            Space::Shared => {
+                self.count_banks(mask, addresses, width);
+                self.shared
+                    .load_warp(own.warp, mask, &short(addresses), width, out)
+            }
             Space::Local => {
                 for lane in lanes(mask) {
                     let at = own.place("load", lane, addresses[lane], width)?;
@@ -170,6 +186,7 @@ impl Memory<'_> {
                     .store_warp(&mut own.cursor, mask, addresses, width, values)
             }
             Space::Shared => {
+                self.count_banks(mask, addresses, width);
                 self.shared
                     .store_warp(own.warp, mask, &short(addresses), width, values)
             }

@@ -218,6 +218,7 @@ impl Warp {
                 at += 1;
                 continue;
             }
+            memory.step = at;
             match &step.op {
                 Op::Lanes(action) => action(&mut self.registers, active),
                 Op::Branch(target) => {
