@@ -1,7 +1,7 @@
 //! f32 operations with a rounding mode: what Rust's own operators round to nearest only.
 //!
-//! Each result is first had in f64 to 53 bits, rounded to odd: the last bit is set when anything was cut off. Rounding
-//! that to 24 bits, whichever way, gives what rounding the exact result would have given, as 53 >= 24 + 2.
+//! A sum is first had in f64 to 53 bits, rounded to odd: the last bit is set when anything was cut off. Rounding that to
+//! 24 bits, whichever way, gives what rounding the exact sum would have given, as 53 >= 24 + 2.
 
 use super::Rounding;
 use super::float::{Float, FloatMode, to_bits};
@@ -41,11 +41,17 @@ fn rounded(value: f64, rounding: Rounding) -> f32 {
 
 /// `add.rz.f32` and so on: a + b. An exact zero is +0, with [`Rounding::Down`] -0, unless both are of one sign.
 pub fn add(a: f32, b: f32, rounding: Rounding) -> f32 {
+    if rounding == Rounding::NearestEven {
+        return a + b;
+    }
     fma_f64(f64::from(a), f64::from(b), rounding)
 }
 
 /// a * b.
 pub fn mul(a: f32, b: f32, rounding: Rounding) -> f32 {
+    if rounding == Rounding::NearestEven {
+        return a * b;
+    }
     // Two 24-bit significands: exact in f64.
     rounded(f64::from(a) * f64::from(b), rounding)
 }
@@ -66,27 +72,21 @@ fn fma_f64(product: f64, addend: f64, rounding: Rounding) -> f32 {
 
 /// a / b.
 pub fn div(a: f32, b: f32, rounding: Rounding) -> f32 {
-    let (a, b) = (f64::from(a), f64::from(b));
-    let quotient = a / b;
-    if !quotient.is_finite() || quotient == 0.0 {
-        return rounded(quotient, rounding);
+    if rounding == Rounding::NearestEven {
+        return a / b;
     }
-    // a - quotient * b is exact in an fma; its sign against b's is the error's.
-    let remainder = (-quotient).mul_add(b, a);
-    rounded(
-        odd(quotient, if b < 0.0 { -remainder } else { remainder }),
-        rounding,
-    )
+    // A quotient that has not 24 bits itself differs from every number that has by 2^-48 of it or more: f64's error
+    // does not move it across one.
+    rounded(f64::from(a) / f64::from(b), rounding)
 }
 
 /// The square root.
 pub fn sqrt(a: f32, rounding: Rounding) -> f32 {
-    let a = f64::from(a);
-    let root = a.sqrt();
-    if !root.is_finite() || root == 0.0 {
-        return rounded(root, rounding);
+    if rounding == Rounding::NearestEven {
+        return a.sqrt();
     }
-    rounded(odd(root, (-root).mul_add(root, a)), rounding)
+    // As for a quotient.
+    rounded(f64::from(a).sqrt(), rounding)
 }
 
 /// `.ftz`: a subnormal becomes zero of the same sign.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use super::device::{Device, in_context};
+use super::device::{Device, in_context, initialised};
+use super::fatbin;
 use super::ffi::{Out, Text, api};
 use super::settings::settings;
 use super::status::{
@@ -64,8 +65,8 @@ impl Function {
     }
 }
 
-fn load(module: Out<usize>, text: &str) -> Outcome {
-    let device = in_context()?;
+/// Loads PTX; the module's handle.
+pub(super) fn load_text(device: &Device, text: &str) -> Result<usize, Error> {
     let tree = Module::parse(text).map_err(|error| Error::new(INVALID_PTX, error.to_string()))?;
     let accepted = settings().card.accepts(&tree.target);
     accepted.map_err(|text| Error::new(NO_BINARY_FOR_GPU, text))?;
@@ -74,7 +75,11 @@ fn load(module: Out<usize>, text: &str) -> Outcome {
         version: tree.version,
     };
     loaded.program.load(&device.memory)?;
-    module.set(device.modules.add(Arc::new(loaded)))
+    Ok(device.modules.add(Arc::new(loaded)))
+}
+
+fn load(module: Out<usize>, text: &str) -> Outcome {
+    module.set(load_text(in_context()?, text)?)
 }
 
 fn load_image(module: Out<usize>, image: Text) -> Outcome {
@@ -82,7 +87,7 @@ fn load_image(module: Out<usize>, image: Text) -> Outcome {
         [0x7f, b'E', b'L', b'F'] => Err(Error::unsupported(
             "a cubin (machine code) as module; load PTX",
         )),
-        [0x50, 0xed, 0x55, 0xba] => Err(Error::unsupported("a fat binary as module; load PTX")),
+        fatbin::MAGIC => load(module, &fatbin::ptx_at(image.address())?),
         _ => load(
             module,
             &image
@@ -119,7 +124,8 @@ fn attribute(function: &Function, attribute: u32) -> Result<i32, Error> {
     Ok(i32::try_from(value).unwrap_or(i32::MAX))
 }
 
-fn set_attribute(function: &Function, attribute: u32, value: i32) -> Outcome {
+/// `cuFuncSetAttribute`.
+pub(super) fn set_attribute(function: &Function, attribute: u32, value: i32) -> Outcome {
     let card = settings().card;
     match (attribute, u32::try_from(value)) {
         (8, Ok(bytes)) if function.shared(bytes as usize) <= card.shared_per_block_optin => {
@@ -141,8 +147,9 @@ fn set_attribute(function: &Function, attribute: u32, value: i32) -> Outcome {
     }
 }
 
-fn blocks(function: usize, threads: i32, dynamic: usize) -> Result<i32, Error> {
-    let function = in_context()?.functions.get(function)?;
+/// Blocks of the function that a multiprocessor holds.
+pub(super) fn blocks(function: usize, threads: i32, dynamic: usize) -> Result<i32, Error> {
+    let function = initialised()?.functions.get(function)?;
     let threads =
         u32::try_from(threads).map_err(|_| Error::new(INVALID_VALUE, "a negative block size"))?;
     Ok(settings().card.occupancy(threads, function.shared(dynamic)) as i32)
@@ -157,7 +164,7 @@ fn best_block(
     shared: impl Fn(u32) -> usize,
     limit: i32,
 ) -> Result<(i32, i32), Error> {
-    let function = in_context()?.functions.get(function)?;
+    let function = initialised()?.functions.get(function)?;
     let card = settings().card;
     let limit = u32::try_from(limit)
         .ok()
@@ -189,7 +196,8 @@ fn potential(
     block.set(best)
 }
 
-fn function(device: &Device, module: usize, name: &str) -> Result<usize, Error> {
+/// An entry of a module; the function's handle.
+pub(super) fn function(device: &Device, module: usize, name: &str) -> Result<usize, Error> {
     let loaded = device.modules.get(module)?;
     let unknown = || Error::new(NOT_FOUND, format!("the module has no entry {name}"));
     let entry = loaded.program.entry(name).ok_or_else(unknown)?.clone();
@@ -229,17 +237,17 @@ api! { table, answer;
     }
 
     fn cuModuleUnload(module: usize) {
-        let device = in_context()?;
+        let device = initialised()?;
         device.functions.retain(|function| function.module != module);
         device.modules.remove(module).map(|_| ())
     }
 
     fn cuModuleGetFunction(handle: Out<usize>, module: usize, name: Text) {
-        handle.set(function(in_context()?, module, &name.get()?)?)
+        handle.set(function(initialised()?, module, &name.get()?)?)
     }
 
     fn cuModuleGetGlobal_v2(address: Out<u64>, bytes: Out<usize>, module: usize, name: Text) {
-        let (module, name) = (in_context()?.modules.get(module)?, name.get()?);
+        let (module, name) = (initialised()?.modules.get(module)?, name.get()?);
         let unknown = || Error::new(NOT_FOUND, format!("the module has no variable {name}"));
         let (start, len) = module.program.variable(&name).ok_or_else(unknown)?;
         address.set_if_wanted(start);
@@ -252,20 +260,20 @@ api! { table, answer;
     }
 
     fn cuFuncGetAttribute(value: Out<i32>, number: u32, function: usize) {
-        let function = in_context()?.functions.get(function)?;
+        let function = initialised()?.functions.get(function)?;
         value.set(attribute(&function, number)?)
     }
 
     fn cuFuncSetAttribute(function: usize, number: u32, value: i32) {
-        set_attribute(&*in_context()?.functions.get(function)?, number, value)
+        set_attribute(&*initialised()?.functions.get(function)?, number, value)
     }
 
     fn cuFuncSetCacheConfig(function: usize, _preference: u32) {
-        in_context()?.functions.get(function).map(|_| ())
+        initialised()?.functions.get(function).map(|_| ())
     }
 
     fn cuFuncLoad(function: usize) {
-        in_context()?.functions.get(function).map(|_| ())
+        initialised()?.functions.get(function).map(|_| ())
     }
 
     fn cuOccupancyMaxActiveBlocksPerMultiprocessor(count: Out<i32>, function: usize, threads: i32, dynamic: usize) {
@@ -306,7 +314,7 @@ api! { table, answer;
     }
 
     fn cuOccupancyAvailableDynamicSMemPerBlock(bytes: Out<usize>, function: usize, blocks: i32, _threads: i32) {
-        let function = in_context()?.functions.get(function)?;
+        let function = initialised()?.functions.get(function)?;
         let card = settings().card;
         let blocks = u32::try_from(blocks).ok().filter(|blocks| *blocks > 0);
         let blocks = blocks.ok_or_else(|| Error::new(INVALID_VALUE, "a number of blocks below 1"))?;

@@ -129,11 +129,14 @@ impl Global {
         Ok(())
     }
 
-    /// Copies to the host. Bytes that nobody wrote are copied as they are: a host may hold them as long as it likes.
+    /// Copies to the host; nothing, if `out` is empty, from anywhere. Bytes that nobody wrote are copied as they are: a host may hold them as long as it likes.
     ///
     /// # Errors
     /// Bounds.
     pub fn read(&self, address: u64, out: &mut [u8]) -> Result<(), Cause> {
+        if out.is_empty() {
+            return Ok(());
+        }
         let (allocation, offset) = self.place("copy to the host", address, out.len())?;
         allocation.read(offset, out);
         Ok(())
@@ -144,6 +147,9 @@ impl Global {
     /// # Errors
     /// Bounds.
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Cause> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         let (allocation, offset) = self.place("copy from the host", address, bytes.len())?;
         allocation.write(offset, bytes);
         Ok(())
@@ -154,6 +160,9 @@ impl Global {
     /// # Errors
     /// Bounds; an address that is not aligned to the pattern.
     pub fn fill(&self, address: u64, pattern: &[u8], count: usize) -> Result<(), Cause> {
+        if count == 0 {
+            return Ok(());
+        }
         if !address.is_multiple_of(pattern.len().max(1) as u64) {
             return Err(Cause::Misaligned {
                 access: "memset",
@@ -172,6 +181,9 @@ impl Global {
     /// # Errors
     /// Bounds.
     pub fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), Cause> {
+        if bytes == 0 {
+            return Ok(());
+        }
         let (source, from_offset) = self.place("copy on the device (source)", from, bytes)?;
         let (target, offset) = self.place("copy on the device (target)", to, bytes)?;
         target.copy(offset, &source, from_offset, bytes);
@@ -183,6 +195,9 @@ impl Global {
     /// # Errors
     /// Bounds.
     pub fn unwritten(&self, address: u64, bytes: usize) -> Result<Option<u64>, Cause> {
+        if bytes == 0 {
+            return Ok(None);
+        }
         let (allocation, offset) = self.place("load", address, bytes)?;
         Ok(allocation
             .unwritten(offset, bytes)

@@ -20,12 +20,12 @@ fn units(bits: u16, format: Half) -> i128 {
 fn pattern(random: &mut Random, format: Half) -> u16 {
     match format {
         Half::F16 => loop {
-            let bits = random.next() as u16;
+            let bits = random.any() as u16;
             if f16::from_bits(bits).is_finite() {
                 return bits;
             }
         },
-        Half::Bf16 => (random.next() as u16 & 0x807f) | (107 + random.below(40) as u16) << 7,
+        Half::Bf16 => (random.any() as u16 & 0x807f) | (107 + random.below(40) as u16) << 7,
     }
 }
 

@@ -34,7 +34,7 @@ fn values() -> Vec<f64> {
     let mut values: Vec<f64> = (0..20_000)
         .map(|_| {
             f64::from_bits(
-                (random.next() & 0x800f_ffff_ffff_ffff) | (1023 - 4 + random.below(75)) << 52,
+                (random.any() & 0x800f_ffff_ffff_ffff) | (1023 - 4 + random.below(75)) << 52,
             )
         })
         .collect();
@@ -112,9 +112,9 @@ fn integers_to_floats_round_once() {
     };
     for i in 0..100_000u32 {
         // Every length of integer, and long runs of ones or zeros behind the leading bits: the hard cases.
-        let long = random.next() >> random.below(64);
+        let long = random.any() >> random.below(64);
         let bits = if i % 3 == 0 {
-            long | (1 << random.below(64)) - 1
+            long | ((1 << random.below(64)) - 1)
         } else {
             long & !((1 << random.below(64)) - 1)
         };
@@ -164,7 +164,7 @@ fn integers_to_floats_round_once() {
 fn integers_to_integers() {
     let mut random = Random(6);
     for _ in 0..20_000 {
-        let bits = random.next() >> random.below(64);
+        let bits = random.any() >> random.below(64);
         macro_rules! from {
             ($from:ty) => {
                 let value = bits as $from;

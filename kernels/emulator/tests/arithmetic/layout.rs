@@ -1,5 +1,7 @@
 //! Fragments against the layouts that CUTLASS states.
 
+use std::sync::LazyLock;
+
 use ptx_emulator::Lanes;
 use ptx_emulator::tensor::fragment::{
     a_registers, a_words, b_registers, b_words, c_half_registers, c_halves, c_registers, c_words,
@@ -217,8 +219,9 @@ pub fn scatter<const R: usize>(
 
 /// The 16 rows of D, by CUTLASS's layout of C.
 pub fn gather(d: &[Lanes; 4]) -> [[u32; 8]; 16] {
+    static C: LazyLock<Table> = LazyLock::new(|| table("e4m3_k32", "C"));
     let mut rows = [[0; 8]; 16];
-    for (thread, values) in table("e4m3_k32", "C").threads.iter().enumerate() {
+    for (thread, values) in C.threads.iter().enumerate() {
         for (value, index) in values.iter().enumerate() {
             rows[index % 16][index / 16] = d[value][thread];
         }

@@ -31,8 +31,10 @@ fn mode(words: &str) -> Narrow {
     }
 }
 
-/// `(format, mode, source, runs of (first pattern, code))`
-fn sections() -> Vec<(Minifloat, Narrow, Float, Vec<(usize, u8)>)> {
+/// A conversion, and the codes of all patterns of its source as runs `(first pattern, code)`.
+type Section = (Minifloat, Narrow, Float, Vec<(usize, u8)>);
+
+fn sections() -> Vec<Section> {
     let mut sections = Vec::new();
     for text in CODES.split("encode ").skip(1) {
         let text = text.split("decode").next().unwrap();

@@ -16,7 +16,7 @@ type Matrix = Vec<Vec<u32>>;
 
 fn matrix(random: &mut Random, rows: usize, k: usize, code: impl Fn(u64) -> u32) -> Matrix {
     (0..rows)
-        .map(|_| (0..k).map(|_| code(random.next())).collect())
+        .map(|_| (0..k).map(|_| code(random.any())).collect())
         .collect()
 }
 
@@ -302,7 +302,7 @@ fn f16_accumulators_of_both_depths() {
     let mut random = Random(13);
     let code = |x: u64| (x as u32 & 0x83ff) | (13 + (x >> 32) as u32 % 4) << 10;
     let c: [Lanes; 2] = std::array::from_fn(|_| {
-        std::array::from_fn(|_| code(random.next()) | code(random.next()) << 16)
+        std::array::from_fn(|_| code(random.any()) | code(random.any()) << 16)
     });
     let check = |d: [Lanes; 2], sums: [[(f64, f64); 8]; 16]| {
         for r in 0..16 {

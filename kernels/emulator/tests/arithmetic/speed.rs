@@ -4,7 +4,9 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use ptx_emulator::Lanes;
-use ptx_emulator::convert::Minifloat;
+use ptx_emulator::convert::float::{Float, FloatMode, to_bits};
+use ptx_emulator::convert::half::{Half, HalfMode, fma};
+use ptx_emulator::convert::{Minifloat, Narrow, Rounding, encode, single};
 use ptx_emulator::tensor::ldmatrix::{Load, ldmatrix};
 use ptx_emulator::tensor::{
     Accumulator, BlockScales, Eight, Integer, Mxf4, ScaleFormat, ScaleVec, Sixteen, mma_f8,
@@ -33,9 +35,9 @@ fn speed() {
     let mut random = Random(15);
     // No NaN in any format: the top bit of each byte's exponent is clear.
     let a: [Lanes; 4] =
-        std::array::from_fn(|_| std::array::from_fn(|_| random.next() as u32 & 0xbfbf_bfbf));
+        std::array::from_fn(|_| std::array::from_fn(|_| random.any() as u32 & 0xbfbf_bfbf));
     let b: [Lanes; 2] =
-        std::array::from_fn(|_| std::array::from_fn(|_| random.next() as u32 & 0xbfbf_bfbf));
+        std::array::from_fn(|_| std::array::from_fn(|_| random.any() as u32 & 0xbfbf_bfbf));
     let c = [[1f32.to_bits(); 32]; 4];
     let ones = [0x3838_3838; 32];
     let unit = [0x7f7f_7f7f; 32];
@@ -102,6 +104,29 @@ fn speed() {
             satfinite: false,
         };
         black_box(mma_int8(black_box(&a), black_box(&b), &c, types));
+    });
+    let values: [f32; 32] = std::array::from_fn(|_| (random.below(1 << 20) as f32 - 5e5) / 3.0);
+    let near = Narrow {
+        satfinite: true,
+        ..Narrow::default()
+    };
+    let each = |f: &dyn Fn(f32) -> u64| black_box(values.map(|x| f(black_box(x))));
+    time("32 lanes f32 to e4m3", || {
+        each(&|x| encode(Minifloat::E4m3, x.into(), near).into());
+    });
+    time("32 lanes f32 to bf16", || {
+        each(&|x| to_bits(x.into(), Float::Bf16, FloatMode::default()));
+    });
+    time("32 lanes f16 fma", || {
+        let half = |x: u16| fma(x, x ^ 0x8001, 0x3c00, Half::F16, HalfMode::default());
+        each(&|x| half(x.to_bits() as u16 & 0xbfff).into());
+    });
+    time("32 lanes f32 fma.rz", || {
+        each(&|x| {
+            single::fma(x, x, 1.0, Rounding::TowardZero)
+                .to_bits()
+                .into()
+        });
     });
     let rows = [[7; 16]; 32];
     time("ldmatrix x4", || {
