@@ -11,9 +11,10 @@ struct Divisor {
   explicit __device__ __forceinline__ Divisor(float d) : d(d), reciprocal(__frcp_rn(d)) {}
 
   __device__ __forceinline__ float divide(float x) const {
+    // d q - x, not x - d q: so a quotient of -0 stays that.
     float q = x * reciprocal;
-    q = fmaf(fmaf(-d, q, x), reciprocal, q);
-    return fmaf(fmaf(-d, q, x), reciprocal, q);
+    q = fmaf(fmaf(d, q, -x), -reciprocal, q);
+    return fmaf(fmaf(d, q, -x), -reciprocal, q);
   }
 };
 

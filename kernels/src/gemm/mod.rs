@@ -3,6 +3,7 @@
 //! A is the activations `[m, k]`, B a weight `[n, k]`, both packed with K contiguous. [`Plan`] says which tile serves a
 //! shape, and whether K is split; [`gemm`] launches what the plan says. [`scales`] has the orders of NVFP4's block scales.
 
+mod check;
 pub(crate) mod launch;
 mod operand;
 pub mod plan;

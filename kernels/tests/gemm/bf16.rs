@@ -87,29 +87,68 @@ fn many_rows() {
     }
 }
 
-/// A block walks along several tiles: fewer blocks than tiles.
+/// A block walks along several tiles: fewer blocks than tiles, rings that end at different stages.
 #[test]
 fn a_block_takes_many_tiles() {
     let gpu = crate::card("rtx5090");
     for format in [Format::Nvfp4, Format::Fp8] {
         for (tile, splits) in [(Tile::Rows128, 1), (Tile::Rows256, 1), (Tile::Rows64, 3)] {
-            let case = Case::random(
-                format,
-                Shape {
-                    m: 300,
-                    n: 392,
-                    k: 448,
-                },
-                21,
-            );
-            let got = run::bf16_in_blocks(&gpu, &case, (tile, splits), 2).unwrap();
+            for k in [320, 448] {
+                let shape = Shape { m: 300, n: 392, k };
+                let case = Case::random(format, shape, 21);
+                let got = run::bf16_in_blocks(&gpu, &case, (tile, splits), 2).unwrap();
+                let name = name(format, &case, (tile, splits));
+                assert_close(&got, &case.reference(), 392, &name);
+            }
+        }
+    }
+}
+
+/// The model's largest image layers, one block of many: it takes the tiles that the raster gives it and no others.
+#[test]
+fn a_block_of_a_large_product() {
+    let gpu = crate::card("rtx5090");
+    let block = 77;
+    for (tile, k) in [(Tile::Rows128, 3072), (Tile::Rows256, 12288)] {
+        let shape = Shape {
+            m: 4096,
+            n: 3072,
+            k,
+        };
+        let case = Case::random(Format::Nvfp4, shape, 61);
+        let got = run::bf16_of_block(&gpu, &case, (tile, 1), block).unwrap();
+        let (blocks, rows) = (170 * tile.blocks() as usize, tile.rows());
+        let mut mine = vec![false; got.len()];
+        for item in (block..tile.count(shape)).step_by(blocks) {
+            // Bands of 8 tiles, down and then right.
+            let (band, within) = (item / (8 * 24), item % (8 * 24));
+            let (row, column) = ((band * 8 + within % 8) * rows, within / 8 * 128);
+            let part = Case {
+                a: case.a.rows(row..row + rows),
+                b: case.b.rows(column..column + 128),
+                bias: case
+                    .bias
+                    .as_ref()
+                    .map(|bias| bias[column..column + 128].to_vec()),
+            };
+            let place = |i: usize| (row + i / 128) * shape.n + column + i % 128;
+            let tile_of = |i| {
+                mine[place(i)] = true;
+                got[place(i)]
+            };
+            let numbers: Vec<bf16> = (0..rows * 128).map(tile_of).collect();
             assert_close(
-                &got,
-                &case.reference(),
-                392,
-                &name(format, &case, (tile, splits)),
+                &numbers,
+                &part.reference(),
+                128,
+                &format!("{tile}, tile {item}"),
             );
         }
+        let strayed = got
+            .iter()
+            .zip(mine)
+            .position(|(x, mine)| !mine && x.to_f32() != 0.0);
+        assert_eq!(strayed, None, "{tile}");
     }
 }
 

@@ -50,6 +50,20 @@ impl Matrix {
         }
     }
 
+    /// Some of its rows.
+    pub fn rows(&self, of: std::ops::Range<usize>) -> Self {
+        let part = |bytes: &[u8]| {
+            let row = bytes.len() / self.rows;
+            bytes[of.start * row..of.end * row].to_vec()
+        };
+        Self {
+            rows: of.len(),
+            codes: part(&self.codes),
+            scales: part(&self.scales),
+            ..*self
+        }
+    }
+
     /// Without the scale of the whole.
     pub fn values(&self) -> Vec<f64> {
         let at = |i: usize| match self.format {

@@ -9,6 +9,7 @@ use qwen_nvfp4_kernels::layout::{lane_order_from_rows, rows_from_lane_order};
 use qwen_nvfp4_kernels::{Gpu, KernelError};
 
 use crate::case::{Case, Matrix};
+use crate::common::emulator;
 
 /// A tile and the parts of K.
 pub type How = (Tile, u32);
@@ -108,6 +109,25 @@ pub fn bf16_in_blocks(
         let epilogue = Epilogue::Bf16 {
             out: &mut out.as_view_mut(),
         };
+        gemm_planned(gpu, product, epilogue, (plan, &mut Workspace::default()))?;
+        Ok(gpu.stream().clone_dtoh(&out).unwrap())
+    })
+}
+
+/// The output of which only one block of the grid wrote its part; the rest is 0.
+pub fn bf16_of_block(
+    gpu: &Gpu,
+    case: &Case,
+    how: How,
+    block: usize,
+) -> Result<Vec<bf16>, KernelError> {
+    with_product(gpu, case, how, |product, plan| {
+        let shape = product.shape;
+        let mut out = gpu.stream().alloc_zeros::<bf16>(shape.m * shape.n).unwrap();
+        let epilogue = Epilogue::Bf16 {
+            out: &mut out.as_view_mut(),
+        };
+        let _only = emulator::settings(&[("block", &block.to_string())]);
         gemm_planned(gpu, product, epilogue, (plan, &mut Workspace::default()))?;
         Ok(gpu.stream().clone_dtoh(&out).unwrap())
     })
