@@ -145,8 +145,17 @@ fn odd_shapes() {
         let (codes, _) = run_e4m3(&gpu, &x, k, 0.01).unwrap();
         same("E4M3", &codes, &rows::e4m3(&x, 0.01));
     }
-    assert_eq!(run_nvfp4(&gpu, &[], 64, 1.0).unwrap(), (vec![], vec![], 0));
-    assert_eq!(run_e4m3(&gpu, &[], 8, 1.0).unwrap(), (vec![], 0));
+}
+
+/// A scale that is no number spoils codes, but not the padding behind the last row and column.
+#[test]
+fn padding_has_no_scales_whatever_the_scale() {
+    let (m, k) = (3, 272);
+    let x = Random(11).bf16s(m * k, 1.0);
+    let (_, scales, _) = run_nvfp4(&gpu("rtx5090"), &x, k, f32::NAN).unwrap();
+    let inside = layout::rows_from_lane_order(&scales, m, k).unwrap();
+    let expected = layout::lane_order_from_rows(&inside, m, k).unwrap();
+    same("block scales", &scales, &expected);
 }
 
 /// Whichever number it is; and the other blocks are right all the same.
@@ -177,12 +186,7 @@ fn what_is_not_finite_is_reported() {
 fn dynamic_scales_are_those_of_the_largest_magnitude() {
     let tiny = bf16::from_bits(1);
     let mut random = Random(3);
-    let mut cases: Vec<Vec<bf16>> = vec![
-        vec![],
-        vec![bf16::ZERO; 8],
-        vec![tiny; 8],
-        vec![bf16::MAX; 16],
-    ];
+    let mut cases: Vec<Vec<bf16>> = vec![vec![bf16::ZERO; 8], vec![tiny; 8], vec![bf16::MAX; 16]];
     for (len, at) in [
         (8, 7),
         (4096, 0),
@@ -221,6 +225,38 @@ fn dynamic_scales_are_those_of_the_largest_magnitude() {
             }
         }
     }
+}
+
+#[test]
+fn no_rows_are_no_work() {
+    let gpu = gpu("rtx5090");
+    let stream = gpu.stream();
+    let (values, given) = (up(stream, &[bf16::NAN; 8]), up(stream, &[1f32]));
+    let (mut codes, mut scales) = (up(stream, &[7u8]), up(stream, &[7u8]));
+    let mut word = zeros::<u32>(stream, 1);
+    let (values, given) = (values.slice(0..0), given.as_view());
+    let x = Matrix {
+        values: &values,
+        width: 64,
+    };
+    let mut out = Nvfp4Out {
+        scale: &given,
+        codes: codes.slice_mut(0..0),
+        scales: scales.slice_mut(0..0),
+    };
+    quantize_nvfp4(&gpu, x, &mut out, &mut word.as_view_mut()).unwrap();
+    let mut out = E4m3Out {
+        scale: &given,
+        codes: codes.slice_mut(0..0),
+    };
+    quantize_e4m3(&gpu, x, &mut out, &mut word.as_view_mut()).unwrap();
+    assert_eq!(down(stream, &word.as_view()), [0]);
+
+    let mut scale = zeros::<f32>(stream, 1);
+    let mut scratch = zeros::<u32>(stream, SCRATCH);
+    let (scale_view, scratch) = (&mut scale.as_view_mut(), &mut scratch.as_view_mut());
+    dynamic_scale(&gpu, x, Format::Nvfp4, scale_view, scratch).unwrap();
+    assert_eq!(down(stream, &scale.as_view()), [1.0]);
 }
 
 #[test]
