@@ -1,11 +1,11 @@
 // arch: sm_120f sm_80
 // softmax(q k^T * scale) v for heads of 128, bf16, the score matrix never written (FlashAttention-2, Dao, 2023).
 //
-// A block has 64 queries of one head, a warp 16 of them with their output in registers; keys come by 64. The accumulator of
-// q k^T is, packed to bf16, the A operand of the second product as it stands. K has two buffers and V one: V of a step
-// arrives while its scores are computed, K of the next step during the whole step. 48 KiB, so two blocks share a
-// multiprocessor and the one's softmax hides behind the other's products. Rows of 256 bytes keep their 16-byte chunks
-// at chunk ^ (row % 8): eight rows of any column of chunks lie in different banks.
+// A block has 64 queries of one head, a warp 16 of them with their output in registers; keys come by 64. The
+// accumulator of q k^T is, packed to bf16, the A operand of the second product as it stands. K has two buffers and V
+// one: V of a step arrives while its scores are computed, K of the next step during the whole step. 48 KiB, so two
+// blocks share a multiprocessor and the one's softmax hides behind the other's products. Rows of 256 bytes keep their
+// 16-byte chunks at chunk ^ (row % 8): eight rows of any column of chunks lie in different banks.
 #include "attention.cuh"
 
 // As `Shape` in kernels/src/attention.rs.
@@ -41,8 +41,8 @@ __device__ __forceinline__ void copy_tile(unsigned to, const __nv_bfloat16 *from
   commit_copies();
 }
 
-// A warp's state: its queries, and per row (g and g + 8) the largest score so far (times scale_log2), the sum of weights
-// (this lane's columns) and the weighted sum of values.
+// A warp's state: its queries, and per row (g and g + 8) the largest score so far (times scale_log2), the sum of
+// weights (this lane's columns) and the weighted sum of values.
 struct Rows {
   unsigned q[HEAD / 16][4];
   float largest[2], weight[2], out[HEAD / 8][4];
@@ -130,9 +130,9 @@ __device__ __forceinline__ void attend(
   __syncthreads();
 
   Rows rows;
+  const unsigned own = values + (warp * 16 + lane % 16) * ROW_BYTES + (((lane / 16) ^ (lane % 8)) << 4);
 #pragma unroll
-  for (unsigned k = 0; k < HEAD / 16; ++k)
-    load_matrices(rows.q[k], (values + (warp * 16 + lane % 16) * ROW_BYTES + (((lane / 16) ^ (lane % 8)) << 4)) ^ (k << 5));
+  for (unsigned k = 0; k < HEAD / 16; ++k) load_matrices(rows.q[k], own ^ (k << 5));
 #pragma unroll
   for (int h = 0; h < 2; ++h) rows.largest[h] = -CUDART_INF_F, rows.weight[h] = 0.0f;
 #pragma unroll
@@ -180,7 +180,8 @@ __device__ __forceinline__ void attend(
   }
   // The buffers of K are idle since the last barrier.
   const unsigned row = gridDim.y * HEAD;
-  store_rows(out + size_t(warp * 16) * row, row, int(queries) - int(warp * 16), memory + warp * 16 * ROW_BYTES, rows.out);
+  const int left = int(queries) - int(warp * 16);
+  store_rows(out + size_t(warp * 16) * row, row, left, memory + warp * 16 * ROW_BYTES, rows.out);
 }
 
 // One block: 64 queries (x), a head (y), a batch row (z). `valid` may be null where shape.padded is 0.

@@ -1,11 +1,12 @@
 // arch: sm_120f sm_89
 // softmax(q k^T * scale) v for heads of 128 with both products in E4M3 (SageAttention2, Zhang et al., 2024, in FP8).
 //
-// attention_fp8_prepare.cu has made codes of q, of k less its mean and of v. A block has 128 queries of one head, a warp
-// 16 of them; keys come by 64 through a ring of three tiles of K and V (48 KiB) with one barrier a step. The weights,
-// 448 * 2^(score - largest), become E4M3 in registers, where they already are operand A of the second product, as V's
-// columns stand in that order. Their sum is a product with ones: what normalises is the sum of the rounded weights, so
-// that rounding them changes no constant part of v. The products are block-scaled with scales of 1 (see mma.cuh).
+// attention_fp8_prepare.cu has made codes of q, of k less its mean and of v. A block has 128 queries of one head, a
+// warp 16 of them; keys come by 64 through a ring of three tiles of K and V (48 KiB) with one barrier a step. The
+// weights, 448 * 2^(score - largest), become E4M3 in registers, where they already are operand A of the second product,
+// as V's columns stand in that order. Their sum is a product with ones: what normalises is the sum of the rounded
+// weights, so that rounding them changes no constant part of v. The products are block-scaled with scales of 1 (see
+// mma.cuh).
 #include "attention_fp8.cuh"
 #include "encode.cuh"
 
@@ -13,8 +14,8 @@ constexpr unsigned QUERY_TILE = 128, THREADS = 256, STAGES = 3, K_ROW = HEAD, V_
 constexpr unsigned STAGE_BYTES = 2 * TILE_CODES;
 constexpr float LARGEST_CODE_LOG2 = 8.807354922f;  // log2(448)
 
-// Chunks of 16 bytes lie at chunk ^ (row % 8) in K's rows of 128 bytes, and at chunk ^ (row / 2 % 4) in V's of 64: eight
-// rows of any column of chunks lie in different banks.
+// Chunks of 16 bytes lie at chunk ^ (row % 8) in K's rows of 128 bytes, and at chunk ^ (row / 2 % 4) in V's of 64:
+// eight rows of any column of chunks lie in different banks.
 __device__ __forceinline__ void copy_stage(unsigned to, const unsigned char *k, const unsigned char *v) {
   const unsigned i = threadIdx.x;
   const unsigned k_to = to + i / 8 * K_ROW + ((i % 8 ^ i / 8 % 8) << 4);
@@ -26,8 +27,8 @@ __device__ __forceinline__ void copy_stage(unsigned to, const unsigned char *k, 
   }
 }
 
-// A warp's state: its queries, and per row (g and g + 8) the largest score so far (in powers of two), the sum of weights
-// (in every column of a product) and the weighted sum of values.
+// A warp's state: its queries, and per row (g and g + 8) the largest score so far (in powers of two), the sum of
+// weights (in every column of a product) and the weighted sum of values.
 struct Rows {
   unsigned q[HEAD / 32][4];
   float scale[2], largest[2], weight[4], out[HEAD / 8][4];
@@ -52,7 +53,8 @@ __device__ __forceinline__ void score(float (&scores)[KEY_TILE / 8][4], const Ro
 }
 
 // Scores to weights 448 * 2^(score - largest), and what was summed under a smaller largest score is scaled down.
-__device__ __forceinline__ void weigh(unsigned (&weights)[KEY_TILE / 32][4], float (&scores)[KEY_TILE / 8][4], Rows &rows) {
+__device__ __forceinline__ void weigh(
+    unsigned (&weights)[KEY_TILE / 32][4], float (&scores)[KEY_TILE / 8][4], Rows &rows) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     float raw = scores[0][2 * h];

@@ -3,8 +3,9 @@
 //
 // `statistics` over 256 keys a block, `scales` over a head, and `operands`, where every number is read once more.
 // - q has a scale per row, k one per head, v one per channel: largest magnitude = 448.
-// - k is coded less its mean over the keys that count: q . mean is the same for all keys of a query, which a softmax does
-//   not see, and the keys' common offset would take most of the code's three bits (SageAttention, Zhang et al., 2024).
+// - k is coded less its mean over the keys that count: q . mean is the same for all keys of a query, which a softmax
+//   does not see, and the keys' common offset would take most of the code's three bits (SageAttention, Zhang et al.,
+//   2024).
 // - Keys that do not count are left out: tiles hold the others without a gap, and zeros at the end.
 // - v is turned, so that its keys are what the second product sums over.
 // Sums have one order: a lane's rows, the warp's two halves, the warps, the blocks.
@@ -31,7 +32,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_fp8_prepare_stat
   v += batch * shape.v_batch + head * HEAD + chunk * 8;
   Statistics own;
 #pragma unroll
-  for (int j = 0; j < 8; ++j) own.of[0][j] = 0, own.of[1][j] = CUDART_INF_F, own.of[2][j] = -CUDART_INF_F, own.of[3][j] = 0;
+  for (int j = 0; j < 8; ++j) {
+    own.of[0][j] = own.of[3][j] = 0;
+    own.of[1][j] = CUDART_INF_F;
+    own.of[2][j] = -CUDART_INF_F;
+  }
   const unsigned end = min((blockIdx.x + 1) * STATISTICS_ROWS, keys.count);
   for (unsigned at = blockIdx.x * STATISTICS_ROWS + threadIdx.x / CHUNKS; at < end; at += THREADS / CHUNKS) {
     const size_t row = keys.row(at);
@@ -122,7 +127,8 @@ __device__ __forceinline__ void encode_queries(
 #pragma unroll
     for (int lanes = 8; lanes > 0; lanes /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, lanes));
     const size_t row = head * shape.query_rows + query;
-    *reinterpret_cast<uint2 *>(workspace + shape.q + row * HEAD + chunk * 8) = encode8(x.at, 448.0f * reciprocal(largest));
+    const uint2 codes = encode8(x.at, 448.0f * reciprocal(largest));
+    *reinterpret_cast<uint2 *>(workspace + shape.q + row * HEAD + chunk * 8) = codes;
     if (chunk == 0) part<float>(workspace, shape.q_scale)[row] = largest * (1 / 448.0f) * shape.scale_log2;
   }
 }
@@ -175,8 +181,8 @@ __device__ __forceinline__ void encode_values(
 
 // Blocks: tiles of 64 queries, then those of keys, then those of values (x), a query head (y), a batch row (z).
 extern "C" __global__ void __launch_bounds__(THREADS) attention_fp8_prepare_operands(
-    const __nv_bfloat16 *q, const __nv_bfloat16 *k, const __nv_bfloat16 *v, unsigned char *workspace, const unsigned *valid,
-    const __grid_constant__ Fp8Shape shape) {
+    const __nv_bfloat16 *q, const __nv_bfloat16 *k, const __nv_bfloat16 *v, unsigned char *workspace,
+    const unsigned *valid, const __grid_constant__ Fp8Shape shape) {
   const unsigned head = blockIdx.y, batch = blockIdx.z, query_tiles = shape.query_rows / KEY_TILE;
   if (blockIdx.x < query_tiles) {
     q += batch * shape.q_batch + head * HEAD;

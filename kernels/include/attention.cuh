@@ -63,7 +63,8 @@ __device__ __forceinline__ float reciprocal(float x) {
 // 0 of an empty sum: a row without keys gives zeros.
 __device__ __forceinline__ float reciprocal_or_zero(float sum) { return sum == 0.0f ? 0.0f : reciprocal(sum); }
 
-// Scores of keys from `limits[h]` on become -inf (`limits[h]` of row g + 8h). `key(tile, column)` is the key of a column.
+// Scores of keys from `limits[h]` on become -inf (`limits[h]` of row g + 8h). `key(n, e)` is the key that belongs to
+// scores[n][e] and scores[n][e + 2].
 template <typename Key>
 __device__ __forceinline__ void mask_scores(float (&scores)[KEY_TILE / 8][4], const int (&limits)[2], Key key) {
 #pragma unroll

@@ -2,8 +2,8 @@
 #pragma once
 #include "attention.cuh"
 
-constexpr unsigned STATISTICS = 4;          // sum, least and greatest of a key channel, largest magnitude of a value channel
-constexpr unsigned STATISTICS_ROWS = 256;   // rows that one block of threads sums up
+// Of a channel: sum, least and greatest of the keys, largest magnitude of the values; over so many rows by a block.
+constexpr unsigned STATISTICS = 4, STATISTICS_ROWS = 256;
 constexpr unsigned TILE_CODES = KEY_TILE * HEAD;
 
 // As `Shape` in kernels/src/attention_fp8.rs. Offsets are bytes from the workspace's start.
@@ -18,7 +18,7 @@ struct Fp8Shape {
   unsigned key_tiles;          // tiles of 64 that hold all keys
   unsigned long long q;        // [batch, heads, query_rows, 128] codes
   unsigned long long k;        // [batch, key heads, key_tiles, 64 keys, 128] codes
-  unsigned long long v;        // [batch, key heads, key_tiles, 128, 64 keys] codes, keys in an order of their own (`value_key`)
+  unsigned long long v;        // [batch, key heads, key_tiles, 128, 64 keys] codes, keys ordered by `value_key`
   unsigned long long q_scale;  // [batch, heads, query_rows], times scale_log2
   unsigned long long k_scale;  // [batch, key heads]
   unsigned long long v_scale;  // [batch, key heads, 128]
@@ -41,8 +41,8 @@ struct CountedKeys {
 // The first of the four keys in columns 4 word..+4 of V's rows; the others are the next, and both plus 8.
 //
 // Lane t of a quad holds the weights of keys 8n + 2t and 8n + 2t + 1 of the scores' columns n, but as operand A of
-// m16n8k32 it has to have columns 4t..4t+3 and 16+4t..16+4t+3. The order of a sum is free, so V stands in the order in which
-// the weights already lie.
+// m16n8k32 it has to have columns 4t..4t+3 and 16+4t..16+4t+3. The order of a sum is free, so V stands in the order in
+// which the weights already lie.
 __device__ __forceinline__ unsigned value_key(unsigned word) { return word / 4 * 16 + word % 4 * 2; }
 
 template <typename T>

@@ -112,6 +112,8 @@ impl Attention<'_> {
     ///
     /// Queries have a scale per row, keys one per head after their mean is taken off, values one per channel; the softmax's
     /// weights are rounded to E4M3 and normalised by the sum of what they were rounded to. The order of every sum is fixed.
+    /// Of normal operands the output is off by 0.04 relatively where the softmax is flat, 0.05 where scores have a
+    /// deviation of 1 and 0.09 where it is 2 (root mean square): three bits of significand for each of q, k, v and weights.
     ///
     /// # Errors
     /// Shapes that do not fit each other, causal attention, strides or addresses that are not multiples of 16 bytes, a

@@ -108,8 +108,9 @@ pub fn read(case: &Case, layout: &Fp8Layout, workspace: &[u8]) -> Codes {
     }
 }
 
-/// Quantises by the definition, all of it in f64; keys less their mean if `centred`.
-pub fn quantise(case: &Case, inputs: &Inputs, centred: bool) -> Codes {
+/// Quantises by the definition, all of it in f64; keys less their mean if `centred`. `round` rounds a number divided by its
+/// scale.
+pub fn quantise(case: &Case, inputs: &Inputs, centred: bool, round: fn(f64) -> f64) -> Codes {
     let [q, k, v] = [&inputs.q, &inputs.k, &inputs.v].map(|x| widen(x));
     let scale_of = |x: &mut dyn Iterator<Item = f64>| {
         (x.fold(0.0, |m, x| f64::max(m, x.abs())) / 448.0) as f32
