@@ -38,8 +38,10 @@ pub const GLOBAL_END: u64 = 1 << 46;
 /// Which checks are on. Bounds and alignment always are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checks {
-    /// Reads of bytes that nobody wrote.
+    /// Reads of bytes of global memory that nobody wrote.
     pub uninitialised: bool,
+    /// The same of shared memory. Kernels that compute rows beyond an edge and drop them read such bytes.
+    pub uninitialised_shared: bool,
     /// Races in shared memory, with `cp.async`'s visibility.
     pub shared_races: bool,
     /// Races in global memory between the blocks of one launch.
@@ -51,6 +53,7 @@ impl Default for Checks {
     fn default() -> Self {
         Self {
             uninitialised: true,
+            uninitialised_shared: true,
             shared_races: true,
             global_races: true,
         }

@@ -120,7 +120,7 @@ impl Shared {
                 space: "shared",
                 address,
             };
-            return if self.checks.uninitialised {
+            return if self.checks.uninitialised_shared {
                 Err(fault)
             } else {
                 Ok(())
