@@ -4,7 +4,7 @@ use super::opcode::Opcode;
 use super::{Answer, Decoder, exactly};
 use crate::Lanes;
 use crate::convert::Minifloat;
-use crate::ptx::{Number, Operand, Space, Type};
+use crate::ptx::{Operand, Space, Type};
 use crate::tensor::ldmatrix::Load;
 use crate::tensor::stmatrix::Store;
 use crate::tensor::{
@@ -69,7 +69,10 @@ impl Decoder<'_> {
             self.fragment(scale_a, false)?,
             self.fragment(scale_b, false)?,
         );
-        let ([byte_a, thread_a], [byte_b, thread_b]) = (selector(select_a)?, selector(select_b)?);
+        let (select_a, select_b) = (
+            self.fragment(select_a, false)?,
+            self.fragment(select_b, false)?,
+        );
         let vec = match opcode.one_of(&[
             "scale_vec::1X",
             "scale_vec::2X",
@@ -127,6 +130,10 @@ impl Decoder<'_> {
                 whole(mask)?;
                 let (scales_a, scales_b) =
                     (values(registers, &scale_a), values(registers, &scale_b));
+                let ([byte_a, thread_a], [byte_b, thread_b]) = (
+                    selector(registers, &select_a)?,
+                    selector(registers, &select_b)?,
+                );
                 let scales = BlockScales {
                     a: one(&scales_a)?,
                     b: one(&scales_b)?,
@@ -322,18 +329,19 @@ fn minifloat(name: &str) -> Result<Minifloat, String> {
     })
 }
 
-/// `{byte, thread}` of a scale operand.
-fn selector(operand: &Operand) -> Result<[u16; 2], String> {
-    if let Operand::Vector(items) = operand
-        && let [
-            Operand::Literal(Number::Integer(byte)),
-            Operand::Literal(Number::Integer(thread)),
-        ] = items[..]
-        && let (Ok(byte), Ok(thread)) = (u16::try_from(byte), u16::try_from(thread))
-    {
-        return Ok([byte, thread]);
-    }
-    Err("two constants that select scales are expected".to_owned())
+/// `{byte, thread}` of a scale operand: the same in all lanes.
+fn selector(registers: &Registers, slots: &[Slot<u32>]) -> Result<[u16; 2], String> {
+    let [byte, thread] = slots else {
+        return Err("two selectors of scales are expected".to_owned());
+    };
+    let one = |slot: &Slot<u32>| {
+        let values = registers.get(*slot);
+        if values.iter().any(|value| *value != values[0]) {
+            return Err("a selector of scales differs between lanes".to_owned());
+        }
+        Ok(values[0] as u16)
+    };
+    Ok([one(byte)?, one(thread)?])
 }
 
 fn values(registers: &Registers, slots: &[Slot<u32>]) -> Vec<Lanes> {
