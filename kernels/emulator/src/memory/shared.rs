@@ -1,6 +1,7 @@
 //! Shared memory of one block.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use super::mbarrier::Mbarrier;
 use super::order::{Order, Stamp, WARPS};
@@ -119,7 +120,7 @@ impl Shared {
                 space: "shared",
                 address,
             };
-            return if self.checks.uninitialised {
+            return if self.checks.uninitialised_shared {
                 Err(fault)
             } else {
                 Ok(())
@@ -169,29 +170,35 @@ impl Shared {
         }
     }
 
-    /// Checks a write of `stamp.thread()` and notes it. `did` says it in words.
+    /// Checks a write of `by.0` at `at` and notes it. `did` says it in words. `plain` holds the bytes of a plain store: one
+    /// that changes nothing may meet another warp's, as when threads beyond an edge repeat the last row.
     fn note_write(
         &mut self,
-        (thread, stamp): (u32, Stamp),
+        by: (u32, Stamp),
         did: &'static str,
-        at: usize,
-        bytes: usize,
+        range: Range<usize>,
+        plain: &[u8],
     ) -> Result<(), Cause> {
+        let (thread, stamp) = by;
         if self.races() {
             let warp = thread as usize / 32;
-            for byte in at..at + bytes {
+            for byte in range.clone() {
                 let last = self.writers[byte];
                 if last.is_pending() {
                     return Err(race(byte, last, "copies asynchronously", thread, did));
                 }
                 let both_atomic = last.is_atomic() && stamp.is_atomic();
                 if last != Stamp::NOBODY && !both_atomic && !self.order.after(warp, last) {
-                    return Err(race(byte, last, "wrote", thread, did));
+                    let repeats = !last.is_atomic()
+                        && plain.get(byte - range.start) == Some(&self.data[byte]);
+                    if !repeats {
+                        return Err(race(byte, last, "wrote", thread, did));
+                    }
                 }
                 let mut others = self.readers[byte] & !(1 << warp);
                 while others != 0 {
-                    let read =
-                        self.reads[others.trailing_zeros() as usize * self.data.len() + byte];
+                    let other = others.trailing_zeros() as usize;
+                    let read = self.reads[other * self.data.len() + byte];
                     if !self.order.after(warp, read) {
                         return Err(race(byte, read, "read", thread, did));
                     }
@@ -199,8 +206,8 @@ impl Shared {
                 }
             }
         }
-        self.readers[at..at + bytes].fill(0);
-        self.writers[at..at + bytes].fill(stamp);
+        self.readers[range.clone()].fill(0);
+        self.writers[range].fill(stamp);
         Ok(())
     }
 
@@ -250,11 +257,11 @@ impl Shared {
         each(mask, |lane| {
             let at = self.aligned("store", addresses[lane], width)?;
             let thread = warp * 32 + lane as u32;
-            self.note_write((thread, self.stamp(thread)), "wrote", at, width)?;
-            for (word, bytes) in values.iter().zip(self.data[at..at + width].chunks_mut(4)) {
+            let mut bytes = [0; 16];
+            for (word, bytes) in values.iter().zip(bytes[..width].chunks_mut(4)) {
                 bytes.copy_from_slice(&word[lane].to_le_bytes()[..bytes.len()]);
             }
-            Ok(())
+            self.write(thread, at, "wrote", &bytes[..width])
         })?;
         if !self.races() {
             return Ok(());
@@ -306,7 +313,12 @@ impl Shared {
         did: &'static str,
         bytes: &[u8],
     ) -> Result<(), Cause> {
-        self.note_write((thread, self.stamp(thread)), did, at, bytes.len())?;
+        self.note_write(
+            (thread, self.stamp(thread)),
+            did,
+            at..at + bytes.len(),
+            bytes,
+        )?;
         self.data[at..at + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
@@ -334,8 +346,8 @@ impl Shared {
         self.note_write(
             (thread, self.stamp(thread).atomic()),
             "updated atomically",
-            at,
-            width,
+            at..at + width,
+            &[],
         )?;
         let mut old = [0; 8];
         old[..width].copy_from_slice(&self.data[at..at + width]);
@@ -375,7 +387,7 @@ impl Shared {
         at: usize,
         bytes: &[u8],
     ) -> Result<(), Cause> {
-        self.note_write(by, "copied there asynchronously", at, bytes.len())?;
+        self.note_write(by, "copied there asynchronously", at..at + bytes.len(), &[])?;
         self.data[at..at + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }

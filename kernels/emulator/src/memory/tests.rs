@@ -476,6 +476,17 @@ mod shared_memory {
     }
 
     #[test]
+    fn warps_that_write_the_same_do_not_race_until_someone_reads() {
+        let mut s = shared(64);
+        s.store(0, 0, &[7; 4]).unwrap();
+        s.store(32, 0, &[7; 4]).unwrap();
+        let other = s.store(32, 2, &[7, 8]);
+        assert!(other.is_ok(), "the same warp changes its own");
+        assert_eq!(race(s.store(0, 0, &[7; 4])), (32, "wrote", 0, "wrote"));
+        assert_eq!(race(s.load(0, 0, &mut [0; 4])), (32, "wrote", 0, "read"));
+    }
+
+    #[test]
     fn lanes_of_one_store_that_disagree_race() {
         let mut s = shared(32);
         let mut values = [[7; 32]];
