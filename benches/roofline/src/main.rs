@@ -1,6 +1,7 @@
 //! Prints the modelled time of a denoising step.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -37,8 +38,20 @@ struct Arguments {
     root: PathBuf,
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(report) => {
+            print!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<String> {
     let mut inputs = Inputs::rtx5090();
     for set in &arguments.set {
         let (name, value) = set
@@ -74,6 +87,5 @@ fn main() -> Result<()> {
             modulation_ready: !arguments.modulation_in_step,
         },
     };
-    print!("{}", request.markdown()?);
-    Ok(())
+    request.markdown()
 }
