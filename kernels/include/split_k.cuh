@@ -25,21 +25,37 @@ struct ToPartial {
   }
 };
 
-// A block per tile.
+// A thread's sums of one part.
+template <class Tile>
+struct Part {
+  static constexpr int count = Tile::m_tiles * 8;
+  float4 at[count];
+
+  __device__ __forceinline__ void load(const Gemm &gemm, size_t item) {
+    const float4 *from = partial_of<Tile>(gemm, item);
+#pragma unroll
+    for (int i = 0; i < count; ++i) at[i] = from[i * Tile::threads];
+  }
+};
+
+// A block per tile. It waits for memory and does little else: the next part is under way while one is added.
 template <class Tile, class Epilogue>
 __device__ __forceinline__ void reduce_kernel(const Gemm &gemm) {
   const uint32_t tiles_m = (gemm.m + Tile::rows - 1) / Tile::rows;
   const uint32_t tiles_n = (gemm.n + kTileColumns - 1) / kTileColumns;
+  const size_t tiles = size_t(tiles_m) * tiles_n;
   Sums<Tile::m_tiles> sums = {};
+  Part<Tile> next;
+  next.load(gemm, blockIdx.x);
+#pragma unroll 1
   for (uint32_t split = 0; split < gemm.splits; ++split) {
-    const float4 *from = partial_of<Tile>(gemm, size_t(split) * tiles_m * tiles_n + blockIdx.x);
+    const Part<Tile> part = next;
+    if (split + 1 < gemm.splits) next.load(gemm, (split + 1) * tiles + blockIdx.x);
 #pragma unroll
-    for (int i = 0; i < Tile::m_tiles; ++i)
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const float4 part = from[(i * 8 + j) * Tile::threads];
-        sums[i][j][0] += part.x, sums[i][j][1] += part.y, sums[i][j][2] += part.z, sums[i][j][3] += part.w;
-      }
+    for (int i = 0; i < Part<Tile>::count; ++i) {
+      float(&sum)[4] = sums[i / 8][i % 8];
+      sum[0] += part.at[i].x, sum[1] += part.at[i].y, sum[2] += part.at[i].z, sum[3] += part.at[i].w;
+    }
   }
   Epilogue::template store<Tile>(gemm, sums, place_of(blockIdx.x, tiles_m, tiles_n), 0);
 }

@@ -6,10 +6,23 @@
 //! 8-column products, so that a lane gets 16 neighbouring output columns (`include/gemm_operands.cuh`). The weight's codes
 //! stay as the checkpoint has them.
 
-use crate::error::KernelError;
+use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
+
+use crate::device::{Family, Gpu, Source};
+use crate::error::{Doing, KernelError};
 use crate::layout::{
     BLOCK, GROUP_ROWS, lane_order_from_rows, lane_order_len, lane_order_offset,
     rows_from_lane_order, swizzled_len, swizzled_offset,
+};
+use crate::operand::{aligned, grid, sized};
+
+/// The PTX that brings a weight's block scales into their order on the card.
+pub const SOURCE: Source = Source {
+    name: "weight_order",
+    ptx: &[(
+        Family::Blackwell,
+        include_str!("../../ptx/weight_order.sm_120f.ptx"),
+    )],
 };
 
 /// Whose block scales are in lane order.
@@ -64,6 +77,41 @@ pub fn weight_from_rows(scales: &[u8], n: usize, k: usize) -> Result<Vec<u8>, Ke
         }
     }
     Ok(out)
+}
+
+/// [`weight_from_swizzled`] on the card, for a weight `[n, k]`; both views begin at multiples of 4 bytes.
+///
+/// # Errors
+/// A `k` that is not a multiple of 16, buffers that do not fit, a card without NVFP4, the driver's refusal.
+pub fn weight_from_swizzled_on(
+    gpu: &Gpu,
+    [n, k]: [usize; 2],
+    swizzled: &CudaView<'_, u8>,
+    out: &mut CudaViewMut<'_, u8>,
+) -> Result<(), KernelError> {
+    let from = swizzled_len(n, k).filter(|_| k.is_multiple_of(BLOCK) && n.max(k) < 1 << 31);
+    let from = from.ok_or_else(|| {
+        KernelError::shape(
+            SOURCE.name,
+            format!("no block scales of a weight of {n} x {k}"),
+        )
+    })?;
+    let to = len(n, k)?;
+    sized(SOURCE.name, "swizzled scales", swizzled.len(), from)?;
+    sized(SOURCE.name, "scales of a weight", out.len(), to)?;
+    aligned(gpu, SOURCE.name, ("the swizzled scales", swizzled), 4)?;
+    aligned(gpu, SOURCE.name, ("the weight's scales", out), 4)?;
+    if to == 0 {
+        return Ok(());
+    }
+    let function = gpu.function(&SOURCE, "weight_order_from_swizzled")?;
+    let config = grid(SOURCE.name, to / 4)?;
+    let shape = [n as u32, k as u32];
+    let mut launch = gpu.stream().launch_builder(&function);
+    launch.arg(out).arg(swizzled).arg(&shape[0]).arg(&shape[1]);
+    // SAFETY: the arguments are those of the kernel's signature, and lengths and addresses were checked above.
+    unsafe { launch.launch(config) }.doing("launching weight_order_from_swizzled")?;
+    Ok(())
 }
 
 /// The reverse of [`weight_from_rows`].

@@ -10,6 +10,7 @@ mod gelu;
 mod hostile;
 mod numbers;
 mod run;
+mod scales;
 
 use common::emulator;
 use qwen_nvfp4_kernels::Gpu;
