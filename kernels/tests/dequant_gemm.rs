@@ -107,7 +107,11 @@ impl Case {
             Format::Fp8 => e4m3(self.codes[i]),
             Format::Nvfp4 => {
                 let (byte, block) = (self.codes[i / 2], i % k / 16);
-                let code = if i % 2 == 0 { byte >> 4 } else { byte & 15 };
+                let code = if i.is_multiple_of(2) {
+                    byte >> 4
+                } else {
+                    byte & 15
+                };
                 E2M1[usize::from(code)] * e4m3(self.scales[swizzled_offset(i / k, block, k)])
             }
         };
