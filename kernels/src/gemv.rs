@@ -28,7 +28,7 @@ pub enum Weight<'a> {
     Nvfp4 {
         /// `[n, k / 2]`, an even column in the high nibble.
         codes: &'a CudaView<'a, u8>,
-        /// Block scales in lane order.
+        /// Block scales in lane order ([`lane_order`](crate::lane_order)), not interleaved as the products take them.
         scales: &'a CudaView<'a, u8>,
     },
 }

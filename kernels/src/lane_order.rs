@@ -1,4 +1,5 @@
-//! Block scales from the checkpoint's order into lane order, on the device (`lane_order.cu`).
+//! Block scales from the checkpoint's order into lane order, on the device (`lane_order.cu`): for weights of
+//! [`gemv`](crate::gemv). Those of the products have their rows interleaved besides ([`gemm`](crate::gemm)).
 //!
 //! [`layout`] has the same on the host, and says what the orders are.
 

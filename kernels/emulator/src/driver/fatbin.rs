@@ -97,6 +97,8 @@ fn find(all: &[u8], start: usize) -> Result<String, Error> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn entry(kind: u16, flags: u64, payload: &[u8]) -> Vec<u8> {

@@ -15,9 +15,10 @@
 //! `values[w][l]`; narrower values are zero-extended. Little endian.
 
 mod allocation;
+mod barriers;
 mod blocks;
+mod copies;
 mod global;
-mod mbarrier;
 mod order;
 mod shared;
 #[cfg(test)]
