@@ -112,7 +112,7 @@ pub struct Fault {
     /// What is wrong.
     pub cause: Cause,
     /// Where; absent where the host is at fault.
-    pub at: Option<Location>,
+    pub at: Option<Box<Location>>,
 }
 
 impl From<Cause> for Fault {

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Faults and settings belong to the thread, that is to the test. The settings (see
-//! `emulator/src/driver/settings.rs`): `card`, `seed`, `uninitialised`, `shared_races`, `global_races` (0 or 1), `block`
+//! `emulator/src/driver/settings.rs`): `card`, `seed`, `uninitialised`, `uninitialised_shared`,
+//! `shared_races`, `global_races` (0 or 1), `block`
 //! (the only block of a grid to run, or `all`), `memory` (bytes of the card).
 //!
 //! How cudarc finds it: it opens `libcuda.so` by name, and the C library gives it what was loaded under that soname

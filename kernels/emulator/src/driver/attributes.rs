@@ -80,6 +80,8 @@ impl Card {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     /// CUDA occupancy calculator, registers aside.

@@ -119,6 +119,16 @@ pub(super) fn current_context(context: Out<usize>) -> Outcome {
     context.set(current())
 }
 
+/// The device, for a call of the runtime: the primary context is current unless another is.
+pub(super) fn runtime_context() -> Result<&'static Device, Error> {
+    let device = device();
+    device.initialised.store(true, SeqCst);
+    if current() == 0 {
+        CURRENT.with_borrow_mut(|stack| stack.push(device.primary));
+    }
+    in_context()
+}
+
 /// The device, for a call that names what it is about and needs no context.
 pub(super) fn initialised() -> Result<&'static Device, Error> {
     match device().initialised.load(SeqCst) {
@@ -343,7 +353,8 @@ fn create(context: Out<usize>, device: i32) -> Outcome {
     context.set(made)
 }
 
-fn error_name(status: u32) -> Result<*const c_char, Error> {
+/// Name of an error for C.
+pub(super) fn error_name(status: u32) -> Result<*const c_char, Error> {
     let known = name(status)
         .ok_or_else(|| Error::new(INVALID_VALUE, format!("there is no error {status}")))?;
     Ok(known.as_ptr().cast())

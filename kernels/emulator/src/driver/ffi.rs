@@ -90,6 +90,11 @@ impl Text {
             .map_err(|_| Error::new(INVALID_VALUE, "a string is not UTF-8"))
     }
 
+    /// The pointer as a number.
+    pub(super) fn address(self) -> usize {
+        self.0 as usize
+    }
+
     /// The first four bytes, for telling formats apart.
     pub(super) fn magic(self) -> Result<[u8; 4], Error> {
         let byte = In(self.0.cast::<u8>());

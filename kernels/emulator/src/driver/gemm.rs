@@ -199,6 +199,8 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn put(memory: &Global, kind: Kind, values: &[f64]) -> u64 {

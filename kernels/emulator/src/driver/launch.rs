@@ -103,7 +103,8 @@ fn parameters(function: &Function, each: In<Bytes>, extra: In<usize>) -> Result<
     Ok(buffer)
 }
 
-fn submit_launch(
+/// Launches `function` now, or in the graph if the stream is captured.
+pub(super) fn submit_launch(
     function: usize,
     launch: Launch,
     stream: usize,
@@ -158,7 +159,8 @@ fn run(device: &Device, function: &Function, launch: &Launch) -> Outcome {
     outcome.map(|_| ()).map_err(Error::from)
 }
 
-fn shape(grid: [u32; 3], block: [u32; 3], dynamic_shared: u32) -> Launch {
+/// A launch of that shape, without parameters yet.
+pub(super) fn shape(grid: [u32; 3], block: [u32; 3], dynamic_shared: u32) -> Launch {
     Launch {
         grid,
         block,

@@ -20,6 +20,7 @@ const PAGE: usize = 4096;
 /// Pinned host memory: address and bytes of each piece.
 static PINNED: LazyLock<Mutex<HashMap<usize, Layout>>> = LazyLock::new(Mutex::default);
 
+/// Memory of the card that the settings name.
 pub(super) fn allocate(device: &Device, bytes: usize) -> Result<u64, Error> {
     if bytes == 0 {
         return Err(Error::new(INVALID_VALUE, "an allocation of no bytes"));
@@ -66,7 +67,8 @@ fn on_device(to: u64, from: u64, bytes: usize) -> Node {
     Node::new(move |device| Ok(device.memory.copy(to, from, bytes)?))
 }
 
-fn memset<const N: usize>(to: u64, pattern: [u8; N], count: usize) -> Node {
+/// Repeats `pattern` `count` times.
+pub(super) fn memset<const N: usize>(to: u64, pattern: [u8; N], count: usize) -> Node {
     Node::new(move |device| Ok(device.memory.fill(to, &pattern, count)?))
 }
 

@@ -1,4 +1,4 @@
-//! The C interface of the driver: what programs call in `libcuda`, `libcublas` and `libcurand`.
+//! The C interface of the driver: what programs call in `libcuda`, `libcublas`, `libcurand` and `libcudart`.
 //!
 //! The library built from this crate answers to all of these names, by links to it. Every call runs to its end before
 //! it returns. An error is printed on stderr in full, once, and kept as text for `ptx_emulator_last_fault`; a call that
@@ -10,6 +10,7 @@ mod attributes;
 mod cublas;
 mod curand;
 mod device;
+mod fatbin;
 mod ffi;
 mod gemm;
 mod graph;
@@ -17,6 +18,7 @@ mod handles;
 mod launch;
 mod memory;
 mod module;
+mod runtime;
 mod settings;
 mod status;
 mod stream;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use super::device::{Device, in_context, initialised};
+use super::fatbin;
 use super::ffi::{Out, Text, api};
 use super::settings::settings;
 use super::status::{
@@ -64,8 +65,8 @@ impl Function {
     }
 }
 
-fn load(module: Out<usize>, text: &str) -> Outcome {
-    let device = in_context()?;
+/// Loads PTX; the module's handle.
+pub(super) fn load_text(device: &Device, text: &str) -> Result<usize, Error> {
     let tree = Module::parse(text).map_err(|error| Error::new(INVALID_PTX, error.to_string()))?;
     let accepted = settings().card.accepts(&tree.target);
     accepted.map_err(|text| Error::new(NO_BINARY_FOR_GPU, text))?;
@@ -74,7 +75,11 @@ fn load(module: Out<usize>, text: &str) -> Outcome {
         version: tree.version,
     };
     loaded.program.load(&device.memory)?;
-    module.set(device.modules.add(Arc::new(loaded)))
+    Ok(device.modules.add(Arc::new(loaded)))
+}
+
+fn load(module: Out<usize>, text: &str) -> Outcome {
+    module.set(load_text(in_context()?, text)?)
 }
 
 fn load_image(module: Out<usize>, image: Text) -> Outcome {
@@ -82,7 +87,7 @@ fn load_image(module: Out<usize>, image: Text) -> Outcome {
         [0x7f, b'E', b'L', b'F'] => Err(Error::unsupported(
             "a cubin (machine code) as module; load PTX",
         )),
-        [0x50, 0xed, 0x55, 0xba] => Err(Error::unsupported("a fat binary as module; load PTX")),
+        fatbin::MAGIC => load(module, &fatbin::ptx_at(image.address())?),
         _ => load(
             module,
             &image
@@ -119,7 +124,8 @@ fn attribute(function: &Function, attribute: u32) -> Result<i32, Error> {
     Ok(i32::try_from(value).unwrap_or(i32::MAX))
 }
 
-fn set_attribute(function: &Function, attribute: u32, value: i32) -> Outcome {
+/// `cuFuncSetAttribute`.
+pub(super) fn set_attribute(function: &Function, attribute: u32, value: i32) -> Outcome {
     let card = settings().card;
     match (attribute, u32::try_from(value)) {
         (8, Ok(bytes)) if function.shared(bytes as usize) <= card.shared_per_block_optin => {
@@ -141,7 +147,8 @@ fn set_attribute(function: &Function, attribute: u32, value: i32) -> Outcome {
     }
 }
 
-fn blocks(function: usize, threads: i32, dynamic: usize) -> Result<i32, Error> {
+/// Blocks of the function that a multiprocessor holds.
+pub(super) fn blocks(function: usize, threads: i32, dynamic: usize) -> Result<i32, Error> {
     let function = initialised()?.functions.get(function)?;
     let threads =
         u32::try_from(threads).map_err(|_| Error::new(INVALID_VALUE, "a negative block size"))?;
@@ -189,7 +196,8 @@ fn potential(
     block.set(best)
 }
 
-fn function(device: &Device, module: usize, name: &str) -> Result<usize, Error> {
+/// An entry of a module; the function's handle.
+pub(super) fn function(device: &Device, module: usize, name: &str) -> Result<usize, Error> {
     let loaded = device.modules.get(module)?;
     let unknown = || Error::new(NOT_FOUND, format!("the module has no entry {name}"));
     let entry = loaded.program.entry(name).ok_or_else(unknown)?.clone();

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `card` | `PTX_EMULATOR_CARD` | `rtx5090` (default), `rtx4090`, `h100`, `a100`, `b200` |
 //! | `seed` | `PTX_EMULATOR_SEED` | order in which warps run |
-//! | `uninitialised`, `shared_races`, `global_races` | `PTX_EMULATOR_CHECKS`: those to be on, with commas, or `none` | 0 or 1 |
+//! | `uninitialised`, `uninitialised_shared`, `shared_races`, `global_races` | `PTX_EMULATOR_CHECKS`: those to be on, with commas, or `none` | 0 or 1 |
 //! | `block` | - | run only this block (linear index) of every grid; `all` |
 //! | `memory` | `PTX_EMULATOR_MEMORY` | bytes that the card has; `card` |
 //! | - | `PTX_EMULATOR_LEAKS` | 1: say at exit what was not freed |
@@ -49,6 +49,7 @@ impl Settings {
             "card" => self.card = Card::named(value).ok_or_else(wrong)?,
             "seed" => self.seed = number()?,
             "uninitialised" => self.checks.uninitialised = flag()?,
+            "uninitialised_shared" => self.checks.uninitialised_shared = flag()?,
             "shared_races" => self.checks.shared_races = flag()?,
             "global_races" => self.checks.global_races = flag()?,
             "block" => {
@@ -94,6 +95,7 @@ impl Settings {
             let on = |key: &str| value.split(',').any(|part| part == key);
             settings.checks = Checks {
                 uninitialised: on("uninitialised"),
+                uninitialised_shared: on("uninitialised_shared"),
                 shared_races: on("shared_races"),
                 global_races: on("global_races"),
             };

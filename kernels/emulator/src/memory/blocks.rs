@@ -8,7 +8,7 @@
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use crate::fault::Cause;
 
@@ -24,6 +24,35 @@ struct Touch {
     reader: AtomicU32,
 }
 
+/// Four bytes: what touched all of them at once, and whether anything touched fewer, which `bytes` then hold.
+#[derive(Debug, Default)]
+struct Word {
+    whole: Touch,
+    parts: AtomicBool,
+}
+
+/// What touched one allocation.
+#[derive(Debug)]
+struct Touched {
+    words: Box<[Word]>,
+    bytes: OnceLock<Box<[Touch]>>,
+    len: usize,
+}
+
+impl Touched {
+    fn new(len: usize) -> Self {
+        Self {
+            words: untouched(len.div_ceil(4)),
+            bytes: OnceLock::new(),
+            len,
+        }
+    }
+
+    fn bytes(&self) -> &[Touch] {
+        self.bytes.get_or_init(|| untouched(self.len))
+    }
+}
+
 /// How an access takes part in races.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
@@ -36,18 +65,23 @@ pub(super) enum Access {
 /// What one launch knows of its blocks.
 #[derive(Debug)]
 pub(super) struct Blocks {
-    touched: Vec<OnceLock<Box<[Touch]>>>,
+    touched: Vec<OnceLock<Touched>>,
     time: AtomicU64,
     released: Vec<AtomicU64>,
     acquired: Vec<AtomicU64>,
 }
 
+/// Types of which zeros are a value.
+trait Zeroable {}
+impl Zeroable for Touch {}
+impl Zeroable for Word {}
+
 /// Pages of it come into being when they are touched, so that a large buffer of which a launch sees little costs little.
-fn untouched(len: usize) -> Box<[Touch]> {
-    let Ok(layout) = Layout::array::<Touch>(len.max(1)) else {
+fn untouched<T: Zeroable>(len: usize) -> Box<[T]> {
+    let Ok(layout) = Layout::array::<T>(len.max(1)) else {
         return Box::default();
     };
-    // SAFETY: the layout is not of size zero; it is that of a slice of `Touch`, for which zeros are valid.
+    // SAFETY: the layout is not of size zero; it is that of a slice of `T`, for which zeros are valid.
     unsafe {
         let first =
             NonNull::new(alloc_zeroed(layout)).unwrap_or_else(|| handle_alloc_error(layout));
@@ -107,22 +141,31 @@ impl Blocks {
         block: u32,
         access: Access,
     ) -> Result<(), Cause> {
-        let touched = self.touched[index].get_or_init(|| untouched(len));
+        let touched = self.touched[index].get_or_init(|| Touched::new(len));
         let me = block + 1;
-        for (i, touch) in touched[offset..offset + bytes].iter().enumerate() {
-            let conflict = match access {
-                Access::Read => self.read(touch, me),
-                Access::Write | Access::StrongWrite => {
-                    self.write(touch, me, access == Access::StrongWrite)
-                }
+        let (mut at, end) = (offset, offset + bytes);
+        while at < end {
+            let word = &touched.words[at / 4];
+            let whole = at.is_multiple_of(4) && at + 4 <= end;
+            let mut conflict = match whole {
+                true => self.visit(&word.whole, me, access),
+                // Only looked at: not all of the word is touched.
+                false => self.look(&word.whole, me, access),
             };
+            if !whole {
+                word.parts.store(true, SeqCst);
+                conflict = conflict.or(self.visit(&touched.bytes()[at], me, access));
+            } else if word.parts.load(SeqCst) {
+                let mut parts = touched.bytes()[at..].iter().take(4);
+                conflict = conflict.or_else(|| parts.find_map(|part| self.look(part, me, access)));
+            }
             if let Some((first, first_did)) = conflict {
                 let second_did = if access == Access::Read {
                     "read"
                 } else {
                     "wrote"
                 };
-                let address = base + (offset + i) as u64;
+                let address = base + at as u64;
                 return Err(Cause::BlockRace {
                     address,
                     first,
@@ -131,31 +174,51 @@ impl Blocks {
                     second_did,
                 });
             }
+            at += if whole { 4 } else { 1 };
         }
         Ok(())
     }
 
-    fn read(&self, touch: &Touch, me: u32) -> Option<(u32, &'static str)> {
-        let reader = touch.reader.load(Relaxed);
-        if reader != me && reader != MANY {
-            touch
-                .reader
-                .store(if reader == 0 { me } else { MANY }, Relaxed);
+    /// Notes the access; what it conflicts with.
+    fn visit(&self, touch: &Touch, me: u32, access: Access) -> Conflict {
+        if access == Access::Read {
+            let reader = touch.reader.load(Relaxed);
+            if reader != me && reader != MANY {
+                touch
+                    .reader
+                    .store(if reader == 0 { me } else { MANY }, Relaxed);
+            }
+            return self.look(touch, me, access);
         }
-        let writer = touch.writer.load(Relaxed) & !STRONG;
-        (writer != 0 && writer != me && !self.ordered(writer - 1, me - 1))
-            .then(|| (writer - 1, "wrote"))
+        let mark = if access == Access::StrongWrite {
+            me | STRONG
+        } else {
+            me
+        };
+        let before = touch.writer.swap(mark, Relaxed);
+        self.written(before, me, access)
+            .or_else(|| self.read(touch, me))
     }
 
-    fn write(&self, touch: &Touch, me: u32, strong: bool) -> Option<(u32, &'static str)> {
-        let before = touch
-            .writer
-            .swap(if strong { me | STRONG } else { me }, Relaxed);
-        let writer = before & !STRONG;
-        let both_strong = strong && before & STRONG != 0;
-        if writer != 0 && writer != me && !both_strong && !self.ordered(writer - 1, me - 1) {
-            return Some((writer - 1, "wrote"));
+    /// What the access conflicts with.
+    fn look(&self, touch: &Touch, me: u32, access: Access) -> Conflict {
+        let written = self.written(touch.writer.load(Relaxed), me, access);
+        if access == Access::Read {
+            written
+        } else {
+            written.or_else(|| self.read(touch, me))
         }
+    }
+
+    fn written(&self, before: u32, me: u32, access: Access) -> Conflict {
+        let writer = before & !STRONG;
+        let both_strong = access == Access::StrongWrite && before & STRONG != 0;
+        let conflicts =
+            writer != 0 && writer != me && !both_strong && !self.ordered(writer - 1, me - 1);
+        conflicts.then(|| (writer - 1, "wrote"))
+    }
+
+    fn read(&self, touch: &Touch, me: u32) -> Conflict {
         let reader = touch.reader.load(Relaxed);
         let ordered = match reader {
             0 => true,
@@ -169,3 +232,6 @@ impl Blocks {
         (!ordered).then(|| (if reader == MANY { 0 } else { reader - 1 }, "read"))
     }
 }
+
+/// The block that touched it before, and what it did.
+type Conflict = Option<(u32, &'static str)>;

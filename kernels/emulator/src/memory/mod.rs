@@ -9,14 +9,16 @@
 //! clocks: barriers join the clocks of the warps in them, an mbarrier hands the clocks of those who arrive to those
 //! who wait. Two accesses of a byte, one of them a write, that no such chain orders are a race. Lanes of one warp are
 //! taken to be ordered from one instruction to the next, as if `__syncwarp` stood between all of them.
+//! Two plain stores of the same value by two warps are let pass, between blocks they are not.
 //!
 //! **Values.** A warp's value of `width` bytes is `max(1, width / 4)` words of [`crate::Lanes`]: word `w` of lane `l` is
 //! `values[w][l]`; narrower values are zero-extended. Little endian.
 
 mod allocation;
+mod barriers;
 mod blocks;
+mod copies;
 mod global;
-mod mbarrier;
 mod order;
 mod shared;
 #[cfg(test)]
@@ -37,8 +39,10 @@ pub const GLOBAL_END: u64 = 1 << 46;
 /// Which checks are on. Bounds and alignment always are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checks {
-    /// Reads of bytes that nobody wrote.
+    /// Reads of bytes of global memory that nobody wrote.
     pub uninitialised: bool,
+    /// The same of shared memory. Kernels that compute rows beyond an edge and drop them read such bytes.
+    pub uninitialised_shared: bool,
     /// Races in shared memory, with `cp.async`'s visibility.
     pub shared_races: bool,
     /// Races in global memory between the blocks of one launch.
@@ -50,6 +54,7 @@ impl Default for Checks {
     fn default() -> Self {
         Self {
             uninitialised: true,
+            uninitialised_shared: true,
             shared_races: true,
             global_races: true,
         }

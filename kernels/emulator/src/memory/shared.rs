@@ -1,8 +1,10 @@
 //! Shared memory of one block.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::ops::Range;
 
-use super::mbarrier::Mbarrier;
+use super::barriers::Mbarrier;
+use super::copies::Copies;
 use super::order::{Order, Stamp, WARPS};
 use super::view::each;
 use super::{Checks, LaneFault};
@@ -20,16 +22,9 @@ pub struct Shared {
     /// When: a stamp for each warp and byte, warp by warp; valid where `readers` has the warp's bit.
     reads: Vec<Stamp>,
     pub(super) order: Order,
-    copies: Vec<Copies>,
+    pub(super) copies: Vec<Copies>,
     pub(super) mbarriers: BTreeMap<u32, Mbarrier>,
     checks: Checks,
-}
-
-/// The `cp.async` of one thread: first byte and length of each.
-#[derive(Debug, Clone, Default)]
-struct Copies {
-    groups: VecDeque<Vec<(u32, u32)>>,
-    open: Vec<(u32, u32)>,
 }
 
 impl Shared {
@@ -119,7 +114,7 @@ impl Shared {
                 space: "shared",
                 address,
             };
-            return if self.checks.uninitialised {
+            return if self.checks.uninitialised_shared {
                 Err(fault)
             } else {
                 Ok(())
@@ -146,14 +141,15 @@ impl Shared {
 
     #[inline]
     pub(super) fn check_read(&self, thread: u32, at: usize, bytes: usize) -> Result<(), Cause> {
-        let mut before = None;
-        for (i, stamp) in self.writers[at..at + bytes].iter().enumerate() {
-            if before != Some(*stamp) {
-                self.may_read(thread, at + i, *stamp)?;
-                before = Some(*stamp);
-            }
+        let writers = &self.writers[at..at + bytes];
+        // Mostly one store has written all of them.
+        if let [first, ..] = writers
+            && all(writers, *first)
+        {
+            return self.may_read(thread, at, *first);
         }
-        Ok(())
+        let mut each = writers.iter().enumerate();
+        each.try_for_each(|(i, writer)| self.may_read(thread, at + i, *writer))
     }
 
     #[inline]
@@ -169,29 +165,35 @@ impl Shared {
         }
     }
 
-    /// Checks a write of `stamp.thread()` and notes it. `did` says it in words.
+    /// Checks a write of `by.0` at `at` and notes it. `did` says it in words. `plain` holds the bytes of a plain store: one
+    /// that changes nothing may meet another warp's, as when threads beyond an edge repeat the last row.
     fn note_write(
         &mut self,
-        (thread, stamp): (u32, Stamp),
+        by: (u32, Stamp),
         did: &'static str,
-        at: usize,
-        bytes: usize,
+        range: Range<usize>,
+        plain: &[u8],
     ) -> Result<(), Cause> {
-        if self.races() {
+        let (thread, stamp) = by;
+        if self.races() && !self.undisturbed(thread, range.clone()) {
             let warp = thread as usize / 32;
-            for byte in at..at + bytes {
+            for byte in range.clone() {
                 let last = self.writers[byte];
                 if last.is_pending() {
                     return Err(race(byte, last, "copies asynchronously", thread, did));
                 }
                 let both_atomic = last.is_atomic() && stamp.is_atomic();
                 if last != Stamp::NOBODY && !both_atomic && !self.order.after(warp, last) {
-                    return Err(race(byte, last, "wrote", thread, did));
+                    let repeats = !last.is_atomic()
+                        && plain.get(byte - range.start) == Some(&self.data[byte]);
+                    if !repeats {
+                        return Err(race(byte, last, "wrote", thread, did));
+                    }
                 }
                 let mut others = self.readers[byte] & !(1 << warp);
                 while others != 0 {
-                    let read =
-                        self.reads[others.trailing_zeros() as usize * self.data.len() + byte];
+                    let other = others.trailing_zeros() as usize;
+                    let read = self.reads[other * self.data.len() + byte];
                     if !self.order.after(warp, read) {
                         return Err(race(byte, read, "read", thread, did));
                     }
@@ -199,12 +201,37 @@ impl Shared {
                 }
             }
         }
-        self.readers[at..at + bytes].fill(0);
-        self.writers[at..at + bytes].fill(stamp);
+        self.readers[range.clone()].fill(0);
+        self.writers[range].fill(stamp);
         Ok(())
     }
 
-    fn stamp(&self, thread: u32) -> Stamp {
+    /// Whether a write of these bytes comes after all else there, as told at a glance: what touched one of them touched all.
+    #[inline]
+    fn undisturbed(&self, thread: u32, range: Range<usize>) -> bool {
+        let (writers, readers) = (&self.writers[range.clone()], &self.readers[range.clone()]);
+        let ([writer, ..], [reader, ..]) = (writers, readers) else {
+            return true;
+        };
+        let warp = thread as usize / 32;
+        let known =
+            *writer == Stamp::NOBODY || (!writer.is_pending() && self.order.after(warp, *writer));
+        if !known || !all(writers, *writer) || !all(readers, *reader) {
+            return false;
+        }
+        let mut others = *reader & !(1 << warp);
+        while others != 0 {
+            let first = others.trailing_zeros() as usize * self.data.len();
+            let reads = &self.reads[first + range.start..first + range.end];
+            if !self.order.after(warp, reads[0]) || !all(reads, reads[0]) {
+                return false;
+            }
+            others &= others - 1;
+        }
+        true
+    }
+
+    pub(super) fn stamp(&self, thread: u32) -> Stamp {
         Stamp::new(thread, self.order.now(thread as usize / 32))
     }
 
@@ -225,11 +252,14 @@ impl Shared {
             let thread = warp * 32 + lane as u32;
             self.check_read(thread, at, width)?;
             self.note_read(thread, at, width);
-            for (word, bytes) in out.iter_mut().zip(self.data[at..at + width].chunks(4)) {
-                word[lane] = bytes
-                    .iter()
-                    .rev()
-                    .fold(0, |value, byte| value << 8 | u32::from(*byte));
+            match &self.data[at..at + width] {
+                [a] => out[0][lane] = u32::from(*a),
+                [a, b] => out[0][lane] = u32::from(u16::from_le_bytes([*a, *b])),
+                bytes => {
+                    for (word, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                        word[lane] = u32::from_le_bytes(*bytes);
+                    }
+                }
             }
             Ok(())
         })
@@ -250,11 +280,11 @@ impl Shared {
         each(mask, |lane| {
             let at = self.aligned("store", addresses[lane], width)?;
             let thread = warp * 32 + lane as u32;
-            self.note_write((thread, self.stamp(thread)), "wrote", at, width)?;
-            for (word, bytes) in values.iter().zip(self.data[at..at + width].chunks_mut(4)) {
+            let mut bytes = [0; 16];
+            for (word, bytes) in values.iter().zip(bytes[..width].chunks_mut(4)) {
                 bytes.copy_from_slice(&word[lane].to_le_bytes()[..bytes.len()]);
             }
-            Ok(())
+            self.write(thread, at, "wrote", &bytes[..width])
         })?;
         if !self.races() {
             return Ok(());
@@ -306,7 +336,12 @@ impl Shared {
         did: &'static str,
         bytes: &[u8],
     ) -> Result<(), Cause> {
-        self.note_write((thread, self.stamp(thread)), did, at, bytes.len())?;
+        self.note_write(
+            (thread, self.stamp(thread)),
+            did,
+            at..at + bytes.len(),
+            bytes,
+        )?;
         self.data[at..at + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
@@ -334,8 +369,8 @@ impl Shared {
         self.note_write(
             (thread, self.stamp(thread).atomic()),
             "updated atomically",
-            at,
-            width,
+            at..at + width,
+            &[],
         )?;
         let mut old = [0; 8];
         old[..width].copy_from_slice(&self.data[at..at + width]);
@@ -344,95 +379,23 @@ impl Shared {
         Ok(old)
     }
 
-    /// A warp arrives at barrier `id` (`bar.sync` as well as `bar.arrive`): what it did so far will be seen by those
-    /// who wait there.
-    pub fn barrier_arrive(&mut self, id: u32, warp: u32) {
-        self.order.arrive(id as usize, warp as usize);
-    }
-
-    /// The barrier is complete: the warps of `waited` (a bit each, those in `bar.sync`) see what all that arrived did.
-    pub fn barrier_complete(&mut self, id: u32, waited: u32) {
-        self.order.complete(id as usize, waited);
-    }
-
-    /// `cp.async`: `bytes` (already loaded; zeros where they are filled in) are on their way to `address`, and nobody
-    /// may read or write there before [`Shared::wait_group`] by this thread.
-    ///
-    /// # Errors
-    /// Bounds, alignment, a race with those who still read there.
-    pub fn copy_async(&mut self, thread: u32, address: u32, bytes: &[u8]) -> Result<(), Cause> {
-        let at = self.aligned("cp.async", address, bytes.len())?;
-        self.fill_async((thread, Stamp::pending(thread)), at, bytes)?;
-        if let Some(copies) = self.copies.get_mut(thread as usize) {
-            copies.open.push((address, bytes.len() as u32));
-        }
-        Ok(())
-    }
-
     pub(super) fn fill_async(
         &mut self,
         by: (u32, Stamp),
         at: usize,
         bytes: &[u8],
     ) -> Result<(), Cause> {
-        self.note_write(by, "copied there asynchronously", at, bytes.len())?;
+        self.note_write(by, "copied there asynchronously", at..at + bytes.len(), &[])?;
         self.data[at..at + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
+}
 
-    /// What is on its way by `pending` has arrived there, and is `stamp`'s from now on.
-    pub(super) fn land(&mut self, ranges: &[(u32, u32)], pending: Stamp, stamp: Stamp) {
-        for (address, bytes) in ranges {
-            let range = *address as usize..(*address + *bytes) as usize;
-            self.writers[range]
-                .iter_mut()
-                .filter(|writer| **writer == pending)
-                .for_each(|writer| *writer = stamp);
-        }
-    }
-
-    fn landed(&mut self, thread: u32, ranges: &[(u32, u32)]) {
-        self.land(
-            ranges,
-            Stamp::pending(thread),
-            self.stamp(thread).asynchronous(),
-        );
-    }
-
-    /// `cp.async.commit_group`.
-    pub fn commit_group(&mut self, thread: u32) {
-        if let Some(copies) = self.copies.get_mut(thread as usize) {
-            copies.groups.push_back(std::mem::take(&mut copies.open));
-        }
-    }
-
-    /// `cp.async.wait_group pending`: all but the latest `pending` groups of the thread have arrived.
-    pub fn wait_group(&mut self, thread: u32, pending: usize) {
-        while let Some(copies) = self.copies.get_mut(thread as usize)
-            && copies.groups.len() > pending
-        {
-            let group = copies.groups.pop_front().unwrap_or_default();
-            self.landed(thread, &group);
-        }
-    }
-
-    /// `cp.async.wait_all`: all of the thread's copies have arrived, committed or not.
-    pub fn wait_all(&mut self, thread: u32) {
-        self.wait_group(thread, 0);
-        let open = self
-            .copies
-            .get_mut(thread as usize)
-            .map(|copies| std::mem::take(&mut copies.open));
-        self.landed(thread, &open.unwrap_or_default());
-    }
-
-    /// Everything that the thread copies and has not waited for.
-    pub(super) fn on_their_way(&self, thread: u32) -> Vec<(u32, u32)> {
-        let copies = self.copies.get(thread as usize);
-        copies
-            .map(|c| c.groups.iter().flatten().chain(&c.open).copied().collect())
-            .unwrap_or_default()
-    }
+/// Whether all are `one`.
+#[inline]
+fn all<T: Copy + PartialEq>(them: &[T], one: T) -> bool {
+    // Without a branch for each, so that the vector unit does it.
+    them.iter().fold(true, |equal, it| equal & (*it == one))
 }
 
 fn race(

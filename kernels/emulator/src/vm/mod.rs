@@ -157,13 +157,13 @@ fn located(entry: &Entry, common: &Common<'_>, index: u64, (warp, flaw): BlockFl
     let (line, text) = entry.image.instruction(origin);
     Fault {
         cause: flaw.cause,
-        at: Some(Location {
+        at: Some(Box::new(Location {
             entry: entry.name.clone(),
             line,
             text,
             block: block::block_of(index, common.launch.grid),
             thread: block::thread_of(warp as u32 * 32 + flaw.lane.min(31), common.launch.block),
-        }),
+        })),
     }
 }
 

@@ -272,12 +272,12 @@ impl Entry {
         let decoded = self.code.get_or_init(|| {
             decode::decode(&self.image, self.index).map_err(|refusal| Fault {
                 cause: Cause::Instruction(refusal.problem),
-                at: Some(Location {
+                at: Some(Box::new(Location {
                     entry: self.name.clone(),
                     line: refusal.line,
                     text: refusal.text,
                     ..Location::default()
-                }),
+                })),
             })
         });
         decoded.as_ref().map_err(Clone::clone)

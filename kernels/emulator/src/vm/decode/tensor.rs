@@ -279,7 +279,7 @@ fn plain(opcode: &Opcode<'_>, kinds: &[&str]) -> Result<Multiply, String> {
                 move |a, b, c| Ok(tensor::mma_tf32(part(a)?, part(b)?, part(c)?, sum).to_vec()),
             )
         }
-        ("m16n8k32", "s32") => {
+        ("m16n8k16" | "m16n8k32", "s32") => {
             let signed = |name: &str| match name {
                 "s8" => Ok(true),
                 "u8" => Ok(false),
@@ -290,8 +290,16 @@ fn plain(opcode: &Opcode<'_>, kinds: &[&str]) -> Result<Multiply, String> {
                 b_signed: signed(b)?,
                 satfinite,
             };
+            if shape == "m16n8k32" {
+                return Ok(Box::new(move |a, b, c| {
+                    Ok(tensor::mma_int8(part(a)?, part(b)?, part(c)?, types).to_vec())
+                }));
+            }
             Box::new(move |a, b, c| {
-                Ok(tensor::mma_int8(part(a)?, part(b)?, part(c)?, types).to_vec())
+                // The lower half of k: the registers that would hold the upper one are zero.
+                let ([a0, a1], [b]): (&[Lanes; 2], &[Lanes; 1]) = (part(a)?, part(b)?);
+                let (a, b) = ([*a0, *a1, [0; 32], [0; 32]], [*b, [0; 32]]);
+                Ok(tensor::mma_int8(&a, &b, part(c)?, types).to_vec())
             })
         }
         ("m16n8k32", "f32" | "f16") => {

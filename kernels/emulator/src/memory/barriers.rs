@@ -1,4 +1,4 @@
-//! mbarrier objects in shared memory, and the bulk copies that they wait for.
+//! Barriers of a block; mbarrier objects in shared memory, and the bulk copies that they wait for.
 
 use super::Shared;
 use super::order::{Clock, ENGINE_THREAD, Stamp, WARPS, join};
@@ -27,6 +27,17 @@ pub(super) struct Mbarrier {
 }
 
 impl Shared {
+    /// A warp arrives at barrier `id` (`bar.sync` as well as `bar.arrive`): what it did so far will be seen by those
+    /// who wait there.
+    pub fn barrier_arrive(&mut self, id: u32, warp: u32) {
+        self.order.arrive(id as usize, warp as usize);
+    }
+
+    /// The barrier is complete: the warps of `waited` (a bit each, those in `bar.sync`) see what all that arrived did.
+    pub fn barrier_complete(&mut self, id: u32, waited: u32) {
+        self.order.complete(id as usize, waited);
+    }
+
     /// `mbarrier.init`.
     ///
     /// # Errors
