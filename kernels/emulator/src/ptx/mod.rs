@@ -54,4 +54,5 @@ fn error_at(text: &str, line: usize, problem: String) -> PtxError {
 type Flaw = (usize, String);
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::type_complexity)]
 mod tests;

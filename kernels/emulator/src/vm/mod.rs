@@ -191,4 +191,5 @@ fn located(entry: &Entry, common: &Common<'_>, index: u64, (warp, flaw): BlockFl
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::type_complexity)]
 mod tests;

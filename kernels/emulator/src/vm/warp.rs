@@ -33,8 +33,12 @@ pub(super) struct Warp {
     /// Steps so far, and lanes that took them.
     pub steps: u64,
     pub lane_steps: u64,
-    /// A fragment other than the lowest shall run: the lowest waits for what others do.
-    turn: bool,
+    /// Steps with more than one fragment, from which on one out of turn runs: the lowest waits for what others do.
+    crowded: u32,
+    /// Which one that is.
+    rotation: usize,
+    /// Unsuccessful looks at mbarriers in a row.
+    pub spins: u32,
 }
 
 /// Why a warp stopped.
@@ -62,7 +66,7 @@ pub(super) struct Flaw {
 /// Steps that a fragment takes out of turn.
 const BURST: u32 = 64;
 /// Steps after which the lowest fragment is taken to wait for others.
-const PATIENCE: u32 = 10_000;
+const PATIENCE: u32 = 2000;
 
 impl Warp {
     pub fn new(registers: Registers, own: Own) -> Self {
@@ -74,7 +78,9 @@ impl Warp {
             live: 0,
             steps: 0,
             lane_steps: 0,
-            turn: false,
+            crowded: 0,
+            rotation: 0,
+            spins: 0,
         }
     }
 
@@ -88,7 +94,7 @@ impl Warp {
         });
         (self.initial, self.live) = (mask, mask);
         (self.steps, self.lane_steps) = (0, 0);
-        self.turn = false;
+        (self.crowded, self.rotation, self.spins) = (0, 0, 0);
     }
 
     pub fn done(&self) -> bool {
@@ -97,20 +103,18 @@ impl Warp {
 
     /// The fragment to run, joined with those at its step, and the step at which it has to give way.
     fn pick(&mut self) -> Option<(usize, u32)> {
-        let mut best: Option<usize> = None;
         let runnable = |fragment: &Fragment| !fragment.waiting;
-        for (index, fragment) in self
-            .fragments
-            .iter()
-            .enumerate()
-            .filter(|(_, f)| runnable(f))
-        {
-            let better = |best: usize| (fragment.step < self.fragments[best].step) != self.turn;
-            if best.is_none_or(better) {
-                best = Some(index);
-            }
-        }
-        let mut index = best?;
+        let mut order: Vec<usize> = (0..self.fragments.len())
+            .filter(|index| runnable(&self.fragments[*index]))
+            .collect();
+        let place = if self.crowded >= PATIENCE && order.len() > 1 {
+            order.sort_by_key(|index| self.fragments[*index].step);
+            self.rotation % order.len()
+        } else {
+            let lowest = (0..order.len()).min_by_key(|place| self.fragments[order[*place]].step);
+            lowest?
+        };
+        let mut index = order[place];
         let step = self.fragments[index].step;
         let mut other = 0;
         while other < self.fragments.len() {
@@ -147,15 +151,15 @@ impl Warp {
             let Some((index, limit)) = self.pick() else {
                 return Err(self.stuck(code));
             };
-            let out_of_turn = std::mem::take(&mut self.turn) && limit != u32::MAX;
-            let (limit, burst) = if out_of_turn {
-                (u32::MAX, BURST)
+            if limit == u32::MAX {
+                self.crowded = 0;
+            }
+            let limit = if self.crowded >= PATIENCE {
+                u32::MAX
             } else {
-                (limit, PATIENCE)
+                limit
             };
-            if let Some(stop) =
-                self.run_fragment((code, memory), index, (limit, burst), &mut left)?
-            {
+            if let Some(stop) = self.run_fragment((code, memory), index, limit, &mut left)? {
                 return Ok(stop);
             }
         }
@@ -166,7 +170,7 @@ impl Warp {
         &mut self,
         (code, memory): (&Code, &mut Memory<'_>),
         index: usize,
-        (mut limit, burst): (u32, u32),
+        mut limit: u32,
         left: &mut u32,
     ) -> Result<Option<Stop>, Flaw> {
         let Fragment {
@@ -174,7 +178,6 @@ impl Warp {
             mut mask,
             ..
         } = self.fragments[index];
-        let mut patience = burst;
         macro_rules! park {
             () => {
                 self.fragments[index] = Fragment {
@@ -199,13 +202,20 @@ impl Warp {
             };
         }
         loop {
-            if at >= limit || *left == 0 || patience == 0 {
+            if at >= limit || *left == 0 {
                 park!();
-                self.turn = patience == 0 && burst == PATIENCE;
                 return Ok((*left == 0).then_some(Stop::Turn));
             }
             *left -= 1;
-            patience -= u32::from(self.fragments.len() > 1);
+            if self.fragments.len() > 1 {
+                self.crowded += 1;
+                if self.crowded == PATIENCE || self.crowded >= PATIENCE + BURST {
+                    self.rotation += usize::from(self.crowded == PATIENCE);
+                    self.crowded %= PATIENCE + BURST;
+                    park!();
+                    return Ok(None);
+                }
+            }
             let step = &code.steps[at as usize];
             let active = match step.guard {
                 None => mask,
@@ -232,11 +242,9 @@ impl Warp {
                         mask: active,
                         waiting: false,
                     });
-                    limit = if burst == BURST {
-                        limit
-                    } else {
-                        limit.min(*target)
-                    };
+                    if self.crowded < PATIENCE {
+                        limit = limit.min(*target);
+                    }
                 }
                 Op::BranchIndexed {
                     index: slot,
@@ -347,9 +355,12 @@ impl Warp {
                     if spins {
                         at += 1;
                         park!();
-                        self.turn = true;
+                        self.spins += 1;
+                        self.crowded = PATIENCE;
+                        self.rotation += 1;
                         return Ok(Some(Stop::Spin));
                     }
+                    self.spins = 0;
                 }
                 Op::Bulk(op) => {
                     flawed!(asynchronous::bulk(
@@ -371,7 +382,7 @@ impl Warp {
                 Op::Pause => {
                     at += 1;
                     park!();
-                    self.turn = true;
+                    self.crowded = PATIENCE;
                     return Ok(Some(Stop::Pause));
                 }
                 Op::Together(members, action) => {
