@@ -16,24 +16,58 @@ fn a_module_is_read_with_its_directives() {
          .section .debug_str {{\n.b8 1, 2\n}}\n"
     );
     let module = Module::parse(&text).unwrap();
-    assert_eq!((module.version, module.target.as_str()), ((8, 8), "sm_120a"));
+    assert_eq!(
+        (module.version, module.target.as_str()),
+        ((8, 8), "sm_120a")
+    );
     assert_eq!(module.variables[0].bytes, 0);
-    assert_eq!(module.variables[1].initial, [1, 0, 0, 0, 16, 0, 0, 0, 255, 255, 255, 255]);
+    assert_eq!(
+        module.variables[1].initial,
+        [1, 0, 0, 0, 16, 0, 0, 0, 255, 255, 255, 255]
+    );
     assert_eq!(module.variables[1].space, Space::Global);
-    let [function] = &module.functions[..] else { panic!("one function has a body") };
-    assert_eq!((function.maxntid, function.minnctapersm, function.maxnreg), (Some([128, 2, 1]), Some(3), Some(168)));
+    let [function] = &module.functions[..] else {
+        panic!("one function has a body")
+    };
+    assert_eq!(
+        (function.maxntid, function.minnctapersm, function.maxnreg),
+        (Some([128, 2, 1]), Some(3), Some(168))
+    );
     // `.ptr .align` is of what is pointed at.
-    assert_eq!((function.parameters[0].kind, function.parameters[0].align), (Type::U64, 8));
-    assert_eq!((function.parameters[1].bytes, function.parameters[1].align), (24, 8));
-    let Statement::Instruction(load) = &function.body[2] else { panic!("{:?}", function.body) };
-    assert_eq!(load.operands[1], Operand::Memory { base: "%rd1".to_owned(), offset: -8 });
-    assert_eq!(load.to_string(), "@!%p1 ld.global.v2.f32 {%f1, %f2}, [%rd1+-8];");
-    assert_eq!(text.lines().nth(load.line - 1).unwrap(), "@!%p1 ld.global.v2.f32 {%f1, %f2}, [%rd1+-8];");
+    assert_eq!(
+        (function.parameters[0].kind, function.parameters[0].align),
+        (Type::U64, 8)
+    );
+    assert_eq!(
+        (function.parameters[1].bytes, function.parameters[1].align),
+        (24, 8)
+    );
+    let Statement::Instruction(load) = &function.body[2] else {
+        panic!("{:?}", function.body)
+    };
+    assert_eq!(
+        load.operands[1],
+        Operand::Memory {
+            base: "%rd1".to_owned(),
+            offset: -8
+        }
+    );
+    assert_eq!(
+        load.to_string(),
+        "@!%p1 ld.global.v2.f32 {%f1, %f2}, [%rd1+-8];"
+    );
+    assert_eq!(
+        text.lines().nth(load.line - 1).unwrap(),
+        "@!%p1 ld.global.v2.f32 {%f1, %f2}, [%rd1+-8];"
+    );
 }
 
 #[test]
 fn an_error_names_its_line() {
-    let error = Module::parse(&format!("{HEAD}.visible .entry k() {{\nmov.u32 %r1 %r2;\n}}")).unwrap_err();
+    let error = Module::parse(&format!(
+        "{HEAD}.visible .entry k() {{\nmov.u32 %r1 %r2;\n}}"
+    ))
+    .unwrap_err();
     assert_eq!((error.line, error.text.as_str()), (5, "mov.u32 %r1 %r2;"));
     assert!(Module::parse("no ptx at all").is_err());
     assert!(Module::parse("").is_err());

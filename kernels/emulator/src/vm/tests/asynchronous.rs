@@ -32,7 +32,15 @@ fn copies_arrive_after_the_wait_and_the_barrier() {
 fn what_is_not_copied_is_zero() {
     // Even threads copy 4 bytes only, odd ones 8: the word read is zero or what it was.
     let copy = "and.b32 %r5, %t, 1;\nmad.lo.u32 %r5, %r5, 4, 4;\ncp.async.ca.shared.global [%r2], [%d1], 16, %r5;";
-    let expected: Vec<u32> = (0..64usize).map(|t| if t % 2 == 0 { 0 } else { words()[(t ^ 32) * 4 + 1] }).collect();
+    let expected: Vec<u32> = (0..64usize)
+        .map(|t| {
+            if t % 2 == 0 {
+                0
+            } else {
+                words()[(t ^ 32) * 4 + 1]
+            }
+        })
+        .collect();
     assert_eq!(copied(copy, WAIT).map(64, &[&words()]), expected);
     // A source of no bytes may lie anywhere.
     let copy = "mov.u64 %d1, 16;\ncp.async.ca.shared.global [%r2], [%d1], 16, 0;";
@@ -42,11 +50,19 @@ fn what_is_not_copied_is_zero() {
 #[test]
 fn a_read_too_early_is_found() {
     let copy = "cp.async.cg.shared.global [%r2], [%d1], 16;";
-    for wait in ["", "bar.sync 0;", "cp.async.wait_group 1;\nbar.sync 0;", "cp.async.wait_all;"] {
+    for wait in [
+        "",
+        "bar.sync 0;",
+        "cp.async.wait_group 1;\nbar.sync 0;",
+        "cp.async.wait_all;",
+    ] {
         let bench = copied(copy, wait);
         let (input, out) = (bench.upload(&words()), bench.room(64));
         let found = cause(bench.run(1, 64, &[input, out]));
-        assert!(matches!(found, Cause::NotYetVisible { .. } | Cause::Race { .. }), "{wait}: {found}");
+        assert!(
+            matches!(found, Cause::NotYetVisible { .. } | Cause::Race { .. }),
+            "{wait}: {found}"
+        );
     }
 }
 

@@ -6,7 +6,10 @@ use super::{Bench, EDGES, FLOATS, apply, pairs};
 fn relations_of_integers_and_floats() {
     let (a, b) = pairs(&EDGES);
     let run = |relation: &str, a: &[u32], b: &[u32]| {
-        apply(&format!("setp.{relation} %p1, {{a}}, {{b}};\nselp.u32 {{d}}, 1, 0, %p1;"), &[a, b])
+        apply(
+            &format!("setp.{relation} %p1, {{a}}, {{b}};\nselp.u32 {{d}}, 1, 0, %p1;"),
+            &[a, b],
+        )
     };
     let cases: [(&str, fn(u32, u32) -> bool); 8] = [
         ("eq.s32", |a, b| a == b),
@@ -19,11 +22,18 @@ fn relations_of_integers_and_floats() {
         ("ge.u32", |a, b| a >= b),
     ];
     for (relation, f) in cases {
-        let expected: Vec<u32> = a.iter().zip(&b).map(|(a, b)| u32::from(f(*a, *b))).collect();
+        let expected: Vec<u32> = a
+            .iter()
+            .zip(&b)
+            .map(|(a, b)| u32::from(f(*a, *b)))
+            .collect();
         assert_eq!(run(relation, &a, &b), expected, "{relation}");
     }
     let (a, b) = pairs(&FLOATS);
-    let (x, y): (Vec<u32>, Vec<u32>) = (a.iter().map(|v| v.to_bits()).collect(), b.iter().map(|v| v.to_bits()).collect());
+    let (x, y): (Vec<u32>, Vec<u32>) = (
+        a.iter().map(|v| v.to_bits()).collect(),
+        b.iter().map(|v| v.to_bits()).collect(),
+    );
     let cases: [(&str, fn(f32, f32) -> bool); 9] = [
         ("eq.f32", |a, b| a == b),
         ("ne.f32", |a, b| a < b || a > b),
@@ -36,7 +46,11 @@ fn relations_of_integers_and_floats() {
         ("nan.f32", |a, b| a.is_nan() || b.is_nan()),
     ];
     for (relation, f) in cases {
-        let expected: Vec<u32> = a.iter().zip(&b).map(|(a, b)| u32::from(f(*a, *b))).collect();
+        let expected: Vec<u32> = a
+            .iter()
+            .zip(&b)
+            .map(|(a, b)| u32::from(f(*a, *b)))
+            .collect();
         assert_eq!(run(relation, &x, &y), expected, "{relation}");
     }
 }
@@ -49,16 +63,35 @@ fn a_comparison_joins_a_predicate_and_gives_its_complement_too() {
          selp.u32 %r8, 1, 0, %p1;\nselp.u32 %r9, 2, 0, %p2;\nor.b32 {d}, %r8, %r9;",
         &[&a, &b],
     );
-    let expected: Vec<u32> =
-        a.iter().zip(&b).map(|(a, b)| if *b == 1 { 0 } else if a < b { 1 } else { 2 }).collect();
+    let expected: Vec<u32> = a
+        .iter()
+        .zip(&b)
+        .map(|(a, b)| {
+            if *b == 1 {
+                0
+            } else if a < b {
+                1
+            } else {
+                2
+            }
+        })
+        .collect();
     assert_eq!(found, expected);
 }
 
 #[test]
 fn classes_of_floats() {
     let bits = FLOATS.map(f32::to_bits);
-    let run = |class: &str| apply(&format!("testp.{class}.f32 %p1, {{a}};\nselp.u32 {{d}}, 1, 0, %p1;"), &[&bits]);
-    assert_eq!(run("subnormal"), FLOATS.map(|a| u32::from(a.is_subnormal())));
+    let run = |class: &str| {
+        apply(
+            &format!("testp.{class}.f32 %p1, {{a}};\nselp.u32 {{d}}, 1, 0, %p1;"),
+            &[&bits],
+        )
+    };
+    assert_eq!(
+        run("subnormal"),
+        FLOATS.map(|a| u32::from(a.is_subnormal()))
+    );
     assert_eq!(run("notanumber"), FLOATS.map(|a| u32::from(a.is_nan())));
     assert_eq!(run("normal"), FLOATS.map(|a| u32::from(a.is_normal())));
     assert_eq!(run("infinite"), FLOATS.map(|a| u32::from(a.is_infinite())));
@@ -74,14 +107,22 @@ fn a_table_of_branches_sends_each_lane_its_way() {
          add.s64 %d1, %a0, %o;\nst.global.u32 [%d1], %r2;",
     );
     let expected: Vec<u32> = (0..32).map(|t| [100, 200, 300, 100][t % 4]).collect();
-    assert_eq!(bench.map(32, &[]), expected, "and all lanes are together again at the end");
+    assert_eq!(
+        bench.map(32, &[]),
+        expected,
+        "and all lanes are together again at the end"
+    );
 }
 
 #[test]
 fn labels_in_braces_are_their_own() {
     // Two loops of inline assembly with one label name.
     let one = "{\n.reg .pred P;\nLOOP:\nadd.u32 %r1, %r1, 1;\nsetp.lt.u32 P, %r1, LIMIT;\n@P bra LOOP;\n}\n";
-    let body = format!("mov.u32 %r1, 0;\n{}{}mov.u32 {{d}}, %r1;", one.replace("LIMIT", "5"), one.replace("LIMIT", "9"));
+    let body = format!(
+        "mov.u32 %r1, 0;\n{}{}mov.u32 {{d}}, %r1;",
+        one.replace("LIMIT", "5"),
+        one.replace("LIMIT", "9")
+    );
     assert_eq!(apply(&body, &[&[0]]), [9]);
 }
 
@@ -100,7 +141,16 @@ fn special_registers_say_where_a_thread_is() {
     bench.run_shaped([1, 2, 1], [5, 4, 3], (0, &[out])).unwrap();
     for (index, words) in bench.download(out, 8 * 120).chunks(8).enumerate() {
         let (block, thread) = (index as u32 / 60, index as u32 % 60);
-        let expected = [thread / 5 % 4, thread / 20, thread % 32, thread / 32, block, 2, 3, thread % 32 + 1];
+        let expected = [
+            thread / 5 % 4,
+            thread / 20,
+            thread % 32,
+            thread / 32,
+            block,
+            2,
+            3,
+            thread % 32 + 1,
+        ];
         assert_eq!(words, expected, "{index}");
     }
 }
@@ -108,7 +158,10 @@ fn special_registers_say_where_a_thread_is() {
 #[test]
 fn one_block_of_a_large_grid_runs_alone() {
     use crate::vm::{Device, Launch, launch};
-    let bench = Bench::kernel(1, "mov.u32 %r1, %nctaid.x;\nst.global.v2.u32 [%a0], {%c, %r1};");
+    let bench = Bench::kernel(
+        1,
+        "mov.u32 %r1, %nctaid.x;\nst.global.v2.u32 [%a0], {%c, %r1};",
+    );
     let out = bench.room(2);
     let configuration = Launch {
         grid: [1_000_000, 1, 1],
@@ -117,9 +170,16 @@ fn one_block_of_a_large_grid_runs_alone() {
         blocks: Some(777_777..777_778),
         ..Launch::default()
     };
-    let device = Device { memory: &bench.memory, settings: &bench.settings, card: &bench.card };
+    let device = Device {
+        memory: &bench.memory,
+        settings: &bench.settings,
+        card: &bench.card,
+    };
     let report = launch(bench.program.entry("k").unwrap(), &configuration, &device).unwrap();
-    assert_eq!((report.blocks, bench.download(out, 2)), (1, vec![777_777, 1_000_000]));
+    assert_eq!(
+        (report.blocks, bench.download(out, 2)),
+        (1, vec![777_777, 1_000_000])
+    );
 }
 
 #[test]

@@ -5,21 +5,44 @@ use crate::fault::Cause;
 
 #[test]
 fn vectors_and_narrow_types_find_their_bytes() {
-    let words: Vec<u32> = (0..8 * 32u32).map(|i| i.wrapping_mul(0x9e37_79b9)).collect();
+    let words: Vec<u32> = (0..8 * 32u32)
+        .map(|i| i.wrapping_mul(0x9e37_79b9))
+        .collect();
     // Thread t reads 32 bytes at 32 t.
     let cases: [(&str, fn(&[u32]) -> u32); 7] = [
-        ("ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%d1+16];\nmov.u32 %r0, %r3;", |w| w[6]),
-        ("ld.global.v8.b32 {%r1, %r2, %r3, %r4, %r5, %r6, %r7, %r8}, [%d1];\nxor.b32 %r0, %r1, %r8;", |w| w[0] ^ w[7]),
-        ("ld.global.nc.L1::no_allocate.L2::128B.v2.b64 {%d2, %d3}, [%d1];\nmov.b64 {_, %r0}, %d3;", |w| w[3]),
-        ("ld.global.s8 %r0, [%d1+5];", |w| i32::from((w[1] >> 8) as i8) as u32),
-        ("ld.global.v2.u8 {%h1, %h2}, [%d1+6];\ncvt.u32.u16 %r0, %h2;", |w| w[1] >> 24),
-        ("ld.global.v4.u16 {%h1, %h2, %h3, %h4}, [%d1+8];\ncvt.u32.u16 %r0, %h4;", |w| w[3] >> 16),
-        ("ld.global.s16 %d2, [%d1+2];\nmov.b64 {_, %r0}, %d2;", |w| (i64::from((w[0] >> 16) as i16) >> 32) as u32),
+        (
+            "ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%d1+16];\nmov.u32 %r0, %r3;",
+            |w| w[6],
+        ),
+        (
+            "ld.global.v8.b32 {%r1, %r2, %r3, %r4, %r5, %r6, %r7, %r8}, [%d1];\nxor.b32 %r0, %r1, %r8;",
+            |w| w[0] ^ w[7],
+        ),
+        (
+            "ld.global.nc.L1::no_allocate.L2::128B.v2.b64 {%d2, %d3}, [%d1];\nmov.b64 {_, %r0}, %d3;",
+            |w| w[3],
+        ),
+        ("ld.global.s8 %r0, [%d1+5];", |w| {
+            i32::from((w[1] >> 8) as i8) as u32
+        }),
+        (
+            "ld.global.v2.u8 {%h1, %h2}, [%d1+6];\ncvt.u32.u16 %r0, %h2;",
+            |w| w[1] >> 24,
+        ),
+        (
+            "ld.global.v4.u16 {%h1, %h2, %h3, %h4}, [%d1+8];\ncvt.u32.u16 %r0, %h4;",
+            |w| w[3] >> 16,
+        ),
+        ("ld.global.s16 %d2, [%d1+2];\nmov.b64 {_, %r0}, %d2;", |w| {
+            (i64::from((w[0] >> 16) as i16) >> 32) as u32
+        }),
     ];
     for (text, f) in cases {
         let bench = Bench::kernel(
             2,
-            &format!("mul.wide.u32 %d1, %t, 32;\nadd.s64 %d1, %a0, %d1;\n{text}\nadd.s64 %d4, %a1, %o;\nst.global.u32 [%d4], %r0;"),
+            &format!(
+                "mul.wide.u32 %d1, %t, 32;\nadd.s64 %d1, %a0, %d1;\n{text}\nadd.s64 %d4, %a1, %o;\nst.global.u32 [%d4], %r0;"
+            ),
         );
         let expected: Vec<u32> = words.chunks(8).map(f).collect();
         assert_eq!(bench.map(32, &[&words]), expected, "{text}");
@@ -52,8 +75,9 @@ fn generic_addresses_reach_shared_local_and_global_memory() {
          add.u32 %r3, %r3, %r4;\nadd.u32 %r3, %r3, %r5;\nadd.u32 %r3, %r3, %r6;\n\
          add.s64 %d4, %a0, %o;\nst.u32 [%d4], %r3;",
     );
-    let expected: Vec<u32> =
-        (0..40).map(|t| 3 * t + 5 + 10000 + if t % 2 == 0 { 100 } else { 1000 }).collect();
+    let expected: Vec<u32> = (0..40)
+        .map(|t| 3 * t + 5 + 10000 + if t % 2 == 0 { 100 } else { 1000 })
+        .collect();
     assert_eq!(bench.map(40, &[]), expected);
 }
 
@@ -69,7 +93,10 @@ fn variables_of_the_module_have_their_values_and_addresses() {
          ld.const.u32 %r4, [table+12];\n\
          mad.lo.u32 %r2, %r3, 100, %r2; add.u32 %r2, %r2, %r4; st.global.u32 [%d1], %r2; ret;\n}",
     );
-    assert_eq!(bench.map(4, &[]), [10 + 100 + 40, 20 + 200 + 40, 30 + 300 + 40, 40 + 400 + 40]);
+    assert_eq!(
+        bench.map(4, &[]),
+        [10 + 100 + 40, 20 + 200 + 40, 30 + 300 + 40, 40 + 400 + 40]
+    );
 }
 
 #[test]
@@ -80,8 +107,15 @@ fn parameters_of_several_sizes_lie_aligned() {
          add.u32 %r3, %r1, %r2; st.global.u32 [%d1], %r3; ret;\n}",
     );
     let entry = bench.program.entry("k").unwrap();
-    let places: Vec<(usize, usize)> = entry.parameters.iter().map(|p| (p.offset, p.size)).collect();
-    assert_eq!((places, entry.parameter_bytes), (vec![(0, 1), (8, 12), (24, 8)], 32));
+    let places: Vec<(usize, usize)> = entry
+        .parameters
+        .iter()
+        .map(|p| (p.offset, p.size))
+        .collect();
+    assert_eq!(
+        (places, entry.parameter_bytes),
+        (vec![(0, 1), (8, 12), (24, 8)], 32)
+    );
     let out = bench.room(1);
     bench.run(1, 1, &[7, 0, 35, out]).unwrap();
     assert_eq!(bench.download(out, 1), [42]);
@@ -109,12 +143,24 @@ fn atomics_of_many_blocks_lose_nothing() {
 fn unwritten_and_misaligned_memory_is_not_read() {
     let bench = Bench::kernel(1, "ld.global.u32 %r1, [%a0];");
     let room = bench.room(4);
-    assert!(matches!(cause(bench.run(1, 1, &[room])), Cause::Uninitialised { .. }));
+    assert!(matches!(
+        cause(bench.run(1, 1, &[room])),
+        Cause::Uninitialised { .. }
+    ));
     let words = bench.upload(&[1, 2]);
-    assert!(matches!(cause(bench.run(1, 1, &[words + 2])), Cause::Misaligned { .. }));
-    assert!(matches!(cause(bench.run(1, 1, &[0])), Cause::OutOfBounds { .. }));
+    assert!(matches!(
+        cause(bench.run(1, 1, &[words + 2])),
+        Cause::Misaligned { .. }
+    ));
+    assert!(matches!(
+        cause(bench.run(1, 1, &[0])),
+        Cause::OutOfBounds { .. }
+    ));
     let local = Bench::kernel(0, ".local .align 4 .b8 l[16];\nst.local.u32 [l+16], %t;");
-    assert!(matches!(cause(local.run(1, 1, &[])), Cause::OutOfBounds { .. }));
+    assert!(matches!(
+        cause(local.run(1, 1, &[])),
+        Cause::OutOfBounds { .. }
+    ));
 }
 
 #[test]
@@ -127,7 +173,9 @@ fn dynamic_shared_memory_follows_the_static() {
          st.global.v2.u32 [%d1], {%r4, %r5}; ret;\n}",
     );
     let out = bench.room(2);
-    bench.run_shaped([1, 1, 1], [1, 1, 1], (64, &[out])).unwrap();
+    bench
+        .run_shaped([1, 1, 1], [1, 1, 1], (64, &[out]))
+        .unwrap();
     assert_eq!(bench.download(out, 2), [32, 64]);
     let short = bench.run_shaped([1, 1, 1], [1, 1, 1], (60, &[out]));
     assert!(matches!(cause(short), Cause::OutOfBounds { .. }));

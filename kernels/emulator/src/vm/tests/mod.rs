@@ -123,12 +123,21 @@ impl Bench {
 fn apply(instruction: &str, inputs: &[&[u32]]) -> Vec<u32> {
     let mut body = String::new();
     for input in 0..inputs.len() {
-        body += &format!("add.s64 %d1, %a{input}, %o;\nld.global.u32 %r{}, [%d1];\n", input + 1);
+        body += &format!(
+            "add.s64 %d1, %a{input}, %o;\nld.global.u32 %r{}, [%d1];\n",
+            input + 1
+        );
     }
-    let text = ["d", "a", "b", "c"].iter().enumerate().fold(instruction.to_owned(), |text, (r, name)| {
-        text.replace(&format!("{{{name}}}"), &format!("%r{r}"))
-    });
-    body += &format!("{text}\nadd.s64 %d1, %a{}, %o;\nst.global.u32 [%d1], %r0;", inputs.len());
+    let text = ["d", "a", "b", "c"]
+        .iter()
+        .enumerate()
+        .fold(instruction.to_owned(), |text, (r, name)| {
+            text.replace(&format!("{{{name}}}"), &format!("%r{r}"))
+        });
+    body += &format!(
+        "{text}\nadd.s64 %d1, %a{}, %o;\nst.global.u32 [%d1], %r0;",
+        inputs.len()
+    );
     let lanes = inputs.first().map_or(32, |input| input.len() as u32);
     Bench::kernel(inputs.len() + 1, &body).map(lanes, inputs)
 }
@@ -137,36 +146,98 @@ fn apply(instruction: &str, inputs: &[&[u32]]) -> Vec<u32> {
 fn apply64(instruction: &str, inputs: &[&[u64]]) -> Vec<u64> {
     let mut body = "mul.wide.u32 %o, %t, 8;\n".to_owned();
     for input in 0..inputs.len() {
-        body += &format!("add.s64 %d1, %a{input}, %o;\nld.global.u64 %d{}, [%d1];\n", input + 11);
+        body += &format!(
+            "add.s64 %d1, %a{input}, %o;\nld.global.u64 %d{}, [%d1];\n",
+            input + 11
+        );
     }
-    let text = ["d", "a", "b", "c"].iter().enumerate().fold(instruction.to_owned(), |text, (r, name)| {
-        text.replace(&format!("{{{name}}}"), &format!("%d{}", r + 10))
-    });
-    body += &format!("{text}\nadd.s64 %d1, %a{}, %o;\nst.global.u64 [%d1], %d10;", inputs.len());
+    let text = ["d", "a", "b", "c"]
+        .iter()
+        .enumerate()
+        .fold(instruction.to_owned(), |text, (r, name)| {
+            text.replace(&format!("{{{name}}}"), &format!("%d{}", r + 10))
+        });
+    body += &format!(
+        "{text}\nadd.s64 %d1, %a{}, %o;\nst.global.u64 [%d1], %d10;",
+        inputs.len()
+    );
     let bench = Bench::kernel(inputs.len() + 1, &body);
-    let split = |words: &[u64]| -> Vec<u32> { words.iter().flat_map(|w| [*w as u32, (w >> 32) as u32]).collect() };
-    let mut pointers: Vec<u64> = inputs.iter().map(|input| bench.upload(&split(input))).collect();
+    let split = |words: &[u64]| -> Vec<u32> {
+        words
+            .iter()
+            .flat_map(|w| [*w as u32, (w >> 32) as u32])
+            .collect()
+    };
+    let mut pointers: Vec<u64> = inputs
+        .iter()
+        .map(|input| bench.upload(&split(input)))
+        .collect();
     let lanes = inputs.first().map_or(32, |input| input.len());
     let out = bench.room(2 * lanes);
     pointers.push(out);
-    bench.run(1, lanes as u32, &pointers).unwrap_or_else(|fault| panic!("{fault}"));
+    bench
+        .run(1, lanes as u32, &pointers)
+        .unwrap_or_else(|fault| panic!("{fault}"));
     let words = bench.download(out, 2 * lanes);
-    words.chunks(2).map(|pair| u64::from(pair[1]) << 32 | u64::from(pair[0])).collect()
+    words
+        .chunks(2)
+        .map(|pair| u64::from(pair[1]) << 32 | u64::from(pair[0]))
+        .collect()
 }
 
 /// Words that meet the edges: every pair of `edges`, as two lists.
 fn pairs<T: Copy>(edges: &[T]) -> (Vec<T>, Vec<T>) {
-    edges.iter().flat_map(|a| edges.iter().map(move |b| (*a, *b))).unzip()
+    edges
+        .iter()
+        .flat_map(|a| edges.iter().map(move |b| (*a, *b)))
+        .unzip()
 }
 
 /// Edges of 32-bit integers.
-const EDGES: [u32; 12] = [0, 1, 2, 3, 31, 0x7f, 0x8000, 0xffff, 0x1234_5678, i32::MAX as u32, 1 << 31, u32::MAX];
+const EDGES: [u32; 12] = [
+    0,
+    1,
+    2,
+    3,
+    31,
+    0x7f,
+    0x8000,
+    0xffff,
+    0x1234_5678,
+    i32::MAX as u32,
+    1 << 31,
+    u32::MAX,
+];
 /// Edges of 64-bit integers.
-const EDGES64: [u64; 11] =
-    [0, 1, 3, 63, 0xffff_ffff, 1 << 32, 0x0123_4567_89ab_cdef, i64::MAX as u64, 1 << 63, u64::MAX - 1, u64::MAX];
+const EDGES64: [u64; 11] = [
+    0,
+    1,
+    3,
+    63,
+    0xffff_ffff,
+    1 << 32,
+    0x0123_4567_89ab_cdef,
+    i64::MAX as u64,
+    1 << 63,
+    u64::MAX - 1,
+    u64::MAX,
+];
 /// Edges of f32.
 const FLOATS: [f32; 14] = [
-    0.0, -0.0, 1.0, -1.0, 1.5, -2.75, 1e-40, -1e-45, 3.4e38, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1.000_000_1, 0.1,
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    1.5,
+    -2.75,
+    1e-40,
+    -1e-45,
+    3.4e38,
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+    f32::NAN,
+    1.000_000_1,
+    0.1,
 ];
 
 /// The fault of a run.

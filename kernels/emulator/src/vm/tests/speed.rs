@@ -22,7 +22,10 @@ fn timed(name: &str, body: &str, input: bool) {
         let rate = report.lane_instructions as f64 / start.elapsed().as_secs_f64() / cores;
         best = best.max(rate);
     }
-    println!("{name}: {:.0} million lane-instructions per second and core", best / 1e6);
+    println!(
+        "{name}: {:.0} million lane-instructions per second and core",
+        best / 1e6
+    );
     assert!(best > 1e7, "{name}: {best}");
 }
 

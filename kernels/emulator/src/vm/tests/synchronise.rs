@@ -31,11 +31,17 @@ fn a_producer_arrives_and_a_consumer_waits() {
         bench.settings.seed = seed;
         let out = bench.room(32);
         bench.run(1, 96, &[out]).unwrap();
-        assert_eq!(bench.download(out, 32), (0..32).map(|t| t * 11).collect::<Vec<u32>>());
+        assert_eq!(
+            bench.download(out, 32),
+            (0..32).map(|t| t * 11).collect::<Vec<u32>>()
+        );
     }
     let without = Bench::kernel(1, &body(""));
     let out = without.room(32);
-    assert!(matches!(cause(without.run(1, 96, &[out])), Cause::DivergentBarrier(_)));
+    assert!(matches!(
+        cause(without.run(1, 96, &[out])),
+        Cause::DivergentBarrier(_)
+    ));
 }
 
 #[test]
@@ -47,7 +53,10 @@ fn a_missing_barrier_is_a_race_in_every_order() {
              xor.b32 %r3, %t, 32;\nmad.lo.u32 %r3, %r3, 4, %r1;\nst.shared.u32 [%r3], %t;",
         );
         bench.settings.seed = seed;
-        assert!(matches!(cause(bench.run(1, 64, &[])), Cause::Race { .. }), "seed {seed}");
+        assert!(
+            matches!(cause(bench.run(1, 64, &[])), Cause::Race { .. }),
+            "seed {seed}"
+        );
         bench.settings.checks.shared_races = false;
         assert!(bench.run(1, 64, &[]).is_ok());
     }
@@ -67,7 +76,10 @@ fn mbarriers_hand_over_what_was_written() {
     );
     let out = bench.room(32);
     bench.run(1, 64, &[out]).unwrap();
-    assert_eq!(bench.download(out, 32), (0..32).map(|t| t * 3).collect::<Vec<u32>>());
+    assert_eq!(
+        bench.download(out, 32),
+        (0..32).map(|t| t * 3).collect::<Vec<u32>>()
+    );
 }
 
 #[test]
@@ -77,5 +89,8 @@ fn an_mbarrier_that_nobody_completes_is_found() {
         ".shared .align 8 .b8 m[8];\nsetp.ne.u32 %p1, %t, 0;\n@%p1 bra R;\nmbarrier.init.shared.b64 [m], 5;\nR:\nbar.sync 0;\n\
          WAIT:\nmbarrier.test_wait.parity.shared.b64 %p2, [m], 0;\n@!%p2 bra WAIT;",
     );
-    assert!(matches!(cause(bench.run(1, 64, &[])), Cause::DivergentBarrier(_)));
+    assert!(matches!(
+        cause(bench.run(1, 64, &[])),
+        Cause::DivergentBarrier(_)
+    ));
 }

@@ -9,7 +9,13 @@ use crate::fault::Cause;
 fn loads(pointer: usize, registers: std::ops::Range<usize>) -> String {
     registers
         .clone()
-        .map(|r| format!("ld.global.u32 %r{r}, [%d{}+{}];\n", pointer + 1, (r - registers.start) * 128))
+        .map(|r| {
+            format!(
+                "ld.global.u32 %r{r}, [%d{}+{}];\n",
+                pointer + 1,
+                (r - registers.start) * 128
+            )
+        })
         .collect()
 }
 
@@ -26,7 +32,9 @@ fn a_bf16_product_of_whole_matrices() {
     let bench = Bench::kernel(3, &body);
     let a = |row: usize, k: usize| ((row * 3 + k * 7) % 11) as f32 - 5.0;
     let b = |k: usize, column: usize| ((k * 5 + column * 2) % 7) as f32 - 3.0;
-    let pack = |low: f32, high: f32| u32::from(bf16::from_f32(high).to_bits()) << 16 | u32::from(bf16::from_f32(low).to_bits());
+    let pack = |low: f32, high: f32| {
+        u32::from(bf16::from_f32(high).to_bits()) << 16 | u32::from(bf16::from_f32(low).to_bits())
+    };
     // The layout of the PTX manual for m16n8k16 with 16-bit elements.
     let mut fragment_a = vec![0; 4 * 32];
     let mut fragment_b = vec![0; 2 * 32];
@@ -41,14 +49,22 @@ fn a_bf16_product_of_whole_matrices() {
             fragment_b[r * 32 + lane] = pack(b(k, group), b(k + 1, group));
         }
     }
-    let (pa, pb, pd) = (bench.upload(&fragment_a), bench.upload(&fragment_b), bench.room(128));
+    let (pa, pb, pd) = (
+        bench.upload(&fragment_a),
+        bench.upload(&fragment_b),
+        bench.room(128),
+    );
     bench.run(1, 32, &[pa, pb, pd]).unwrap();
     let d = bench.download(pd, 128);
     for lane in 0..32 {
         for r in 0..4 {
             let (row, column) = (lane / 4 + 8 * (r / 2), 2 * (lane % 4) + r % 2);
             let expected = 0.5 + (0..16).map(|k| a(row, k) * b(k, column)).sum::<f32>();
-            assert_eq!(f32::from_bits(d[r * 32 + lane]), expected, "row {row} column {column}");
+            assert_eq!(
+                f32::from_bits(d[r * 32 + lane]),
+                expected,
+                "row {row} column {column}"
+            );
         }
     }
 }
@@ -90,8 +106,14 @@ fn matrices_go_through_shared_memory_and_are_turned() {
 fn a_product_by_half_a_warp_is_a_fault() {
     let product = "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%f2, %f3, %f4, %f5}, {%r1, %r1}, {%r1}, {%f1, %f1, %f1, %f1};";
     let bench = Bench::kernel(0, &format!("setp.lt.u32 %p1, %t, 16;\n@%p1 {product}"));
-    assert!(matches!(cause(bench.run(1, 32, &[])), Cause::Instruction(_)));
+    assert!(matches!(
+        cause(bench.run(1, 32, &[])),
+        Cause::Instruction(_)
+    ));
     let bench = Bench::kernel(0, product);
-    assert!(matches!(cause(bench.run(1, 16, &[])), Cause::Instruction(_)));
+    assert!(matches!(
+        cause(bench.run(1, 16, &[])),
+        Cause::Instruction(_)
+    ));
     assert!(bench.run(1, 32, &[]).is_ok());
 }
