@@ -4,9 +4,12 @@
 mod common;
 
 use common::emulator;
-use cudarc::driver::sys::{CUfunction_attribute, CUresult, CUstreamCaptureMode};
-use cudarc::driver::{CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg};
+use cudarc::driver::sys::{self, CUfunction_attribute, CUresult, CUstreamCaptureMode};
+use cudarc::driver::{
+    CudaFunction, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg,
+};
 use cudarc::nvrtc::Ptx;
+use std::ffi::c_void;
 use std::sync::Arc;
 
 /// `out[i] = a * x[i] + out[i]` for i < n, and a kernel with a barrier that can be left out.
@@ -339,4 +342,67 @@ fn graphs_replay_kernels_with_the_arguments_of_the_capture() {
         .unwrap();
     (0..3).for_each(|_| graph.launch().unwrap());
     assert_eq!(stream.clone_dtoh(&out).unwrap(), [9.0; 4]);
+}
+
+/// `cuLaunchKernelEx`, which takes attributes: `id` and the words of its value.
+fn launch_with(id: sys::CUlaunchAttributeID, words: [u32; 3]) -> CUresult {
+    let (stream, saxpy) = setting("saxpy");
+    let x = stream.clone_htod(&[1.0f32; 4]).unwrap();
+    let out = stream.clone_htod(&[1.0f32; 4]).unwrap();
+    let (out_address, x_address) = (out.device_ptr(&stream).0, x.device_ptr(&stream).0);
+    let (a, n) = (2.0f32, 4u32);
+    let parameters: [*const c_void; 4] = [
+        (&raw const out_address).cast(),
+        (&raw const x_address).cast(),
+        (&raw const a).cast(),
+        (&raw const n).cast(),
+    ];
+    // SAFETY: all of it may be zero; the arguments are those of the kernel and live through the call.
+    unsafe {
+        let mut attribute: sys::CUlaunchAttribute = std::mem::zeroed();
+        attribute.id = id;
+        (&raw mut attribute.value).cast::<[u32; 3]>().write(words);
+        let mut config: sys::CUlaunchConfig = std::mem::zeroed();
+        (config.gridDimX, config.gridDimY, config.gridDimZ) = (1, 1, 1);
+        (config.blockDimX, config.blockDimY, config.blockDimZ) = (4, 1, 1);
+        (config.attrs, config.numAttrs) = (&raw mut attribute, 1);
+        let module = emulator::context()
+            .load_module(Ptx::from_src(TEXT))
+            .unwrap();
+        let mut function = std::ptr::null_mut();
+        sys::cuModuleGetFunction(&mut function, module.cu_module(), c"saxpy".as_ptr())
+            .result()
+            .unwrap();
+        let status = sys::cuLaunchKernelEx(
+            &config,
+            function,
+            parameters.as_ptr().cast_mut().cast(),
+            std::ptr::null_mut(),
+        );
+        if status == CUresult::CUDA_SUCCESS {
+            assert_eq!(stream.clone_dtoh(&out).unwrap(), [3.0; 4]);
+        }
+        drop(saxpy);
+        status
+    }
+}
+
+#[test]
+fn attributes_of_a_launch_are_heeded_or_refused() {
+    use sys::CUlaunchAttributeID_enum as Id;
+    let serial = Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    assert_eq!(launch_with(serial, [1, 0, 0]), CUresult::CUDA_SUCCESS);
+    assert_eq!(
+        launch_with(Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, [1, 1, 1]),
+        CUresult::CUDA_SUCCESS
+    );
+    assert_eq!(
+        launch_with(Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, [2, 1, 1]),
+        CUresult::CUDA_ERROR_NOT_SUPPORTED
+    );
+    assert!(
+        emulator::last_fault().contains("cluster of 2 x 1 x 1"),
+        "{}",
+        emulator::last_fault()
+    );
 }

@@ -10,6 +10,7 @@ mod barriers;
 mod block;
 mod code;
 mod decode;
+mod fragments;
 mod limits;
 mod program;
 mod registers;

@@ -1,32 +1,22 @@
 //! A warp: which of its lanes stand at which step, and how it goes on.
 //!
-//! Lanes that stand at one step are a fragment. The fragment at the lowest step runs first, so that those who jumped
-//! back or took the longer way catch up and join; where code is laid out so that they do not, an instruction that
-//! needs lanes together makes a fragment wait for them, as `.sync` says.
+//! Lanes that stand at one step are a fragment; `fragments` says which runs and how they meet again.
 
 use super::access;
 use super::asynchronous;
 use super::code::{BarrierOp, Code, Element, Members, Op};
+use super::fragments::{BURST, Fragment, PATIENCE};
 use super::registers::{Registers, lanes};
 use super::space::{Memory, Own};
 use crate::fault::Cause;
 use crate::memory::LaneFault;
-
-/// Lanes at one step.
-#[derive(Debug, Clone, Copy)]
-struct Fragment {
-    step: u32,
-    mask: u32,
-    /// Waits for other lanes.
-    waiting: bool,
-}
 
 /// A warp of a block.
 #[derive(Debug)]
 pub(super) struct Warp {
     pub registers: Registers,
     pub own: Own,
-    fragments: Vec<Fragment>,
+    pub(super) fragments: Vec<Fragment>,
     /// Lanes that it began with, and those that have not exited.
     pub initial: u32,
     pub live: u32,
@@ -34,9 +24,9 @@ pub(super) struct Warp {
     pub steps: u64,
     pub lane_steps: u64,
     /// Steps with more than one fragment, from which on one out of turn runs: the lowest waits for what others do.
-    crowded: u32,
+    pub(super) crowded: u32,
     /// Which one that is.
-    rotation: usize,
+    pub(super) rotation: usize,
     /// Unsuccessful looks at mbarriers in a row.
     pub spins: u32,
 }
@@ -62,11 +52,6 @@ pub(super) struct Flaw {
     pub lane: u32,
     pub cause: Cause,
 }
-
-/// Steps that a fragment takes out of turn.
-const BURST: u32 = 64;
-/// Steps after which the lowest fragment is taken to wait for others.
-const PATIENCE: u32 = 2000;
 
 impl Warp {
     pub fn new(registers: Registers, own: Own) -> Self {
@@ -99,46 +84,6 @@ impl Warp {
 
     pub fn done(&self) -> bool {
         self.fragments.is_empty()
-    }
-
-    /// The fragment to run, joined with those at its step, and the step at which it has to give way.
-    fn pick(&mut self) -> Option<(usize, u32)> {
-        let runnable = |fragment: &Fragment| !fragment.waiting;
-        let mut order: Vec<usize> = (0..self.fragments.len())
-            .filter(|index| runnable(&self.fragments[*index]))
-            .collect();
-        let place = if self.crowded >= PATIENCE && order.len() > 1 {
-            order.sort_by_key(|index| self.fragments[*index].step);
-            self.rotation % order.len()
-        } else {
-            let lowest = (0..order.len()).min_by_key(|place| self.fragments[order[*place]].step);
-            lowest?
-        };
-        let mut index = order[place];
-        let step = self.fragments[index].step;
-        let mut other = 0;
-        while other < self.fragments.len() {
-            let fragment = self.fragments[other];
-            if other != index && fragment.step == step && !fragment.waiting {
-                self.fragments[index].mask |= fragment.mask;
-                self.fragments.swap_remove(other);
-                if index == self.fragments.len() {
-                    index = other;
-                }
-            } else {
-                other += 1;
-            }
-        }
-        let others = self
-            .fragments
-            .iter()
-            .enumerate()
-            .filter(|(at, f)| *at != index && runnable(f));
-        let limit = others
-            .map(|(_, fragment)| fragment.step)
-            .min()
-            .unwrap_or(u32::MAX);
-        Some((index, limit))
     }
 
     /// Runs for up to `turn` steps.
@@ -433,104 +378,6 @@ impl Warp {
                 }
             }
             at += 1;
-        }
-    }
-
-    fn put_back(&mut self, step: u32, mask: u32) {
-        self.fragments.push(Fragment {
-            step,
-            mask,
-            waiting: false,
-        });
-    }
-
-    /// Brings lanes together: nothing if some are missing, and the fragment waits. Else the fragments at this step are
-    /// taken out; the lanes of all of them, and the groups that act together.
-    #[allow(clippy::type_complexity)]
-    fn gather(
-        &mut self,
-        members: Members,
-        (at, index): (u32, usize),
-        (mask, active): (u32, u32),
-        guard: Option<(super::registers::Predicate, bool)>,
-    ) -> Option<Result<(u32, Vec<u32>), LaneFault>> {
-        self.fragments[index] = Fragment {
-            step: at,
-            mask,
-            waiting: true,
-        };
-        let here = self.fragments.iter().filter(|f| f.step == at);
-        let joined = here.fold(0, |joined, fragment| joined | fragment.mask);
-        let active = match guard {
-            None => joined,
-            Some((p, negated)) => {
-                joined & (self.registers.predicate(p) ^ if negated { u32::MAX } else { 0 }) | active
-            }
-        };
-        let groups = match members {
-            Members::All => {
-                if active != self.live {
-                    return None;
-                }
-                vec![active]
-            }
-            Members::Mask(slot) => {
-                let masks = *self.registers.get(slot);
-                let (mut rest, mut groups) = (active, Vec::with_capacity(1));
-                while rest != 0 {
-                    let lane = rest.trailing_zeros();
-                    let wanted = masks[lane as usize];
-                    if wanted >> lane & 1 == 0 {
-                        let cause = Cause::Instruction(format!(
-                            "the lane is not in its own member mask {wanted:#010x}"
-                        ));
-                        return Some(Err(LaneFault { lane, cause }));
-                    }
-                    let group = lanes(active)
-                        .filter(|l| masks[*l] == wanted)
-                        .fold(0u32, |g, l| g | 1 << l);
-                    if wanted & self.live & !group != 0 {
-                        return None;
-                    }
-                    groups.push(group);
-                    rest &= !group;
-                }
-                groups
-            }
-        };
-        self.fragments.retain(|fragment| fragment.step != at);
-        Some(Ok((joined, groups)))
-    }
-
-    /// No fragment can go on: each waits for lanes that wait elsewhere.
-    fn stuck(&self, code: &Code) -> Flaw {
-        let Some(first) = self.fragments.iter().min_by_key(|fragment| fragment.step) else {
-            return Flaw {
-                step: 0,
-                lane: 0,
-                cause: Cause::DivergentBarrier("nothing runs".to_owned()),
-            };
-        };
-        let others = self.live & !first.mask;
-        let text = format!(
-            "lanes {:#010x} wait here for lanes {others:#010x}, which {}",
-            first.mask,
-            if self.fragments.len() > 1 {
-                "wait at another instruction"
-            } else {
-                "do not come"
-            }
-        );
-        let barrier = matches!(code.steps[first.step as usize].op, Op::Barrier(_));
-        let cause = if barrier {
-            Cause::DivergentBarrier(text)
-        } else {
-            Cause::Instruction(text)
-        };
-        Flaw {
-            step: first.step,
-            lane: first.mask.trailing_zeros(),
-            cause,
         }
     }
 

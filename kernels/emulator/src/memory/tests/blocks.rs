@@ -57,6 +57,34 @@ fn conflicts_between_blocks_are_found() {
 }
 
 #[test]
+fn accesses_of_different_widths_conflict() {
+    let (global, a) = setting();
+    let (mut one, mut two) = (Cursor::new(1), Cursor::new(2));
+    let view = global.view(Checks::default(), 3);
+    view.store(&mut one, a + 2, &[1]).unwrap();
+    view.load(&mut two, a, &mut [0; 2]).unwrap();
+    view.load(&mut two, a + 3, &mut [0]).unwrap();
+    assert_eq!(
+        race(view.load(&mut two, a, &mut [0; 8])),
+        (1, "wrote", 2, "read")
+    );
+    let view = global.view(Checks::default(), 3);
+    view.load(&mut one, a + 4, &mut [0; 16]).unwrap();
+    view.store(&mut two, a, &[1; 4]).unwrap();
+    assert_eq!(
+        race(view.store(&mut two, a + 18, &[1; 2])),
+        (1, "read", 2, "wrote")
+    );
+    let view = global.view(Checks::default(), 3);
+    view.store(&mut one, a + 1, &[1; 7]).unwrap();
+    assert_eq!(
+        race(view.store(&mut two, a + 5, &[1])),
+        (1, "wrote", 2, "wrote")
+    );
+    view.store(&mut two, a, &[1]).unwrap();
+}
+
+#[test]
 fn neighbours_same_blocks_launches_and_atomics_do_not_conflict() {
     let (global, a) = setting();
     let (mut one, mut two) = (Cursor::new(1), Cursor::new(2));

@@ -4,6 +4,7 @@ mod asynchronous;
 mod basics;
 mod control;
 mod convert;
+mod coverage;
 mod faults;
 mod floats;
 mod integers;
