@@ -1,7 +1,8 @@
 //! Statements of a function: labels, declarations, instructions and their operands.
 
 use super::lexer::Kind;
-use super::parser::{Cursor, kind_and_align, variables};
+use super::parser::Cursor;
+use super::variables::{kind_and_align, variables};
 use super::{Flaw, Guard, Instruction, Operand, Registers, Statement};
 
 /// Reads from `{` to its `}`.

@@ -1,12 +1,13 @@
 //! PTX text to a syntax tree.
 //!
-//! `lexer` cuts the text into tokens, `parser` reads directives and functions, `body` the statements of a function;
+//! `lexer` cuts the text into tokens, `parser` reads directives and functions, `variables` what is declared, `body` the statements of a function;
 //! `syntax` is the tree. What an instruction means is the business of `vm`: any opcode parses.
 
 mod body;
 mod lexer;
 mod parser;
 mod syntax;
+mod variables;
 
 pub use syntax::{
     Function, Guard, Instruction, Module, Number, Operand, Parameter, Registers, Space, Statement,
@@ -54,4 +55,5 @@ fn error_at(text: &str, line: usize, problem: String) -> PtxError {
 type Flaw = (usize, String);
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::type_complexity)]
 mod tests;

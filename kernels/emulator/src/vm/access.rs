@@ -111,9 +111,8 @@ pub(super) fn store(
                         u32::MAX
                     },
                 );
-                for lane in 0..32 {
-                    words[at / 4][lane] |=
-                        (element(registers, source, lane) as u32 & keep) << shift;
+                for (lane, word) in words[at / 4].iter_mut().enumerate() {
+                    *word |= (element(registers, source, lane) as u32 & keep) << shift;
                 }
             }
         }

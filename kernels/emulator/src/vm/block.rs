@@ -38,7 +38,7 @@ pub(super) struct Work {
 /// A flaw and the warp that has it.
 pub(super) type BlockFlaw = (usize, Flaw);
 
-/// Unsuccessful looks at mbarriers, per warp and in a row, until nothing will ever happen.
+/// Unsuccessful looks at mbarriers in a row, of each warp that can run, until nothing will ever happen.
 const SPINS: u32 = 2000;
 
 /// The generator of the order of warps (splitmix64).
@@ -120,7 +120,7 @@ impl<'a> Block<'a> {
         // Barrier step of each warp that waits.
         let mut waits: Vec<Option<u32>> = vec![None; self.warps.len()];
         let mut ready: Vec<usize> = (0..self.warps.len()).collect();
-        let (mut taken, mut spins) = (0u64, 0u32);
+        let mut taken = 0u64;
         while !ready.is_empty() {
             let at = order.below(ready.len() as u64) as usize;
             let warp = ready[at];
@@ -144,15 +144,10 @@ impl<'a> Block<'a> {
                     },
                 ));
             }
-            spins = if matches!(stop, Stop::Spin) {
-                spins + 1
-            } else {
-                0
-            };
             match stop {
                 Stop::Turn | Stop::Pause => {}
                 Stop::Spin => {
-                    if spins > SPINS * self.warps.len() as u32 {
+                    if ready.iter().all(|warp| self.warps[*warp].spins > SPINS) {
                         let text =
                             "all warps that can run wait for an mbarrier whose phase never ends";
                         let cause = Cause::DivergentBarrier(text.to_owned());

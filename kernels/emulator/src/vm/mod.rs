@@ -10,6 +10,7 @@ mod barriers;
 mod block;
 mod code;
 mod decode;
+mod fragments;
 mod limits;
 mod program;
 mod registers;
@@ -168,4 +169,5 @@ fn located(entry: &Entry, common: &Common<'_>, index: u64, (warp, flaw): BlockFl
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::type_complexity)]
 mod tests;

@@ -1,40 +1,34 @@
 //! A warp: which of its lanes stand at which step, and how it goes on.
 //!
-//! Lanes that stand at one step are a fragment. The fragment at the lowest step runs first, so that those who jumped
-//! back or took the longer way catch up and join; where code is laid out so that they do not, an instruction that
-//! needs lanes together makes a fragment wait for them, as `.sync` says.
+//! Lanes that stand at one step are a fragment; `fragments` says which runs and how they meet again.
 
 use super::access;
 use super::asynchronous;
 use super::code::{BarrierOp, Code, Element, Members, Op};
+use super::fragments::{BURST, Fragment, PATIENCE};
 use super::registers::{Registers, lanes};
 use super::space::{Memory, Own};
 use crate::fault::Cause;
 use crate::memory::LaneFault;
-
-/// Lanes at one step.
-#[derive(Debug, Clone, Copy)]
-struct Fragment {
-    step: u32,
-    mask: u32,
-    /// Waits for other lanes.
-    waiting: bool,
-}
 
 /// A warp of a block.
 #[derive(Debug)]
 pub(super) struct Warp {
     pub registers: Registers,
     pub own: Own,
-    fragments: Vec<Fragment>,
+    pub(super) fragments: Vec<Fragment>,
     /// Lanes that it began with, and those that have not exited.
     pub initial: u32,
     pub live: u32,
     /// Steps so far, and lanes that took them.
     pub steps: u64,
     pub lane_steps: u64,
-    /// A fragment other than the lowest shall run: the lowest waits for what others do.
-    turn: bool,
+    /// Steps with more than one fragment, from which on one out of turn runs: the lowest waits for what others do.
+    pub(super) crowded: u32,
+    /// Which one that is.
+    pub(super) rotation: usize,
+    /// Unsuccessful looks at mbarriers in a row.
+    pub spins: u32,
 }
 
 /// Why a warp stopped.
@@ -59,11 +53,6 @@ pub(super) struct Flaw {
     pub cause: Cause,
 }
 
-/// Steps that a fragment takes out of turn.
-const BURST: u32 = 64;
-/// Steps after which the lowest fragment is taken to wait for others.
-const PATIENCE: u32 = 10_000;
-
 impl Warp {
     pub fn new(registers: Registers, own: Own) -> Self {
         Self {
@@ -74,7 +63,9 @@ impl Warp {
             live: 0,
             steps: 0,
             lane_steps: 0,
-            turn: false,
+            crowded: 0,
+            rotation: 0,
+            spins: 0,
         }
     }
 
@@ -88,53 +79,11 @@ impl Warp {
         });
         (self.initial, self.live) = (mask, mask);
         (self.steps, self.lane_steps) = (0, 0);
-        self.turn = false;
+        (self.crowded, self.rotation, self.spins) = (0, 0, 0);
     }
 
     pub fn done(&self) -> bool {
         self.fragments.is_empty()
-    }
-
-    /// The fragment to run, joined with those at its step, and the step at which it has to give way.
-    fn pick(&mut self) -> Option<(usize, u32)> {
-        let mut best: Option<usize> = None;
-        let runnable = |fragment: &Fragment| !fragment.waiting;
-        for (index, fragment) in self
-            .fragments
-            .iter()
-            .enumerate()
-            .filter(|(_, f)| runnable(f))
-        {
-            let better = |best: usize| (fragment.step < self.fragments[best].step) != self.turn;
-            if best.is_none_or(better) {
-                best = Some(index);
-            }
-        }
-        let mut index = best?;
-        let step = self.fragments[index].step;
-        let mut other = 0;
-        while other < self.fragments.len() {
-            let fragment = self.fragments[other];
-            if other != index && fragment.step == step && !fragment.waiting {
-                self.fragments[index].mask |= fragment.mask;
-                self.fragments.swap_remove(other);
-                if index == self.fragments.len() {
-                    index = other;
-                }
-            } else {
-                other += 1;
-            }
-        }
-        let others = self
-            .fragments
-            .iter()
-            .enumerate()
-            .filter(|(at, f)| *at != index && runnable(f));
-        let limit = others
-            .map(|(_, fragment)| fragment.step)
-            .min()
-            .unwrap_or(u32::MAX);
-        Some((index, limit))
     }
 
     /// Runs for up to `turn` steps.
@@ -147,15 +96,15 @@ impl Warp {
             let Some((index, limit)) = self.pick() else {
                 return Err(self.stuck(code));
             };
-            let out_of_turn = std::mem::take(&mut self.turn) && limit != u32::MAX;
-            let (limit, burst) = if out_of_turn {
-                (u32::MAX, BURST)
+            if limit == u32::MAX {
+                self.crowded = 0;
+            }
+            let limit = if self.crowded >= PATIENCE {
+                u32::MAX
             } else {
-                (limit, PATIENCE)
+                limit
             };
-            if let Some(stop) =
-                self.run_fragment((code, memory), index, (limit, burst), &mut left)?
-            {
+            if let Some(stop) = self.run_fragment((code, memory), index, limit, &mut left)? {
                 return Ok(stop);
             }
         }
@@ -166,7 +115,7 @@ impl Warp {
         &mut self,
         (code, memory): (&Code, &mut Memory<'_>),
         index: usize,
-        (mut limit, burst): (u32, u32),
+        mut limit: u32,
         left: &mut u32,
     ) -> Result<Option<Stop>, Flaw> {
         let Fragment {
@@ -174,7 +123,6 @@ impl Warp {
             mut mask,
             ..
         } = self.fragments[index];
-        let mut patience = burst;
         macro_rules! park {
             () => {
                 self.fragments[index] = Fragment {
@@ -199,13 +147,20 @@ impl Warp {
             };
         }
         loop {
-            if at >= limit || *left == 0 || patience == 0 {
+            if at >= limit || *left == 0 {
                 park!();
-                self.turn = patience == 0 && burst == PATIENCE;
                 return Ok((*left == 0).then_some(Stop::Turn));
             }
             *left -= 1;
-            patience -= u32::from(self.fragments.len() > 1);
+            if self.fragments.len() > 1 {
+                self.crowded += 1;
+                if self.crowded == PATIENCE || self.crowded >= PATIENCE + BURST {
+                    self.rotation += usize::from(self.crowded == PATIENCE);
+                    self.crowded %= PATIENCE + BURST;
+                    park!();
+                    return Ok(None);
+                }
+            }
             let step = &code.steps[at as usize];
             let active = match step.guard {
                 None => mask,
@@ -231,11 +186,9 @@ impl Warp {
                         mask: active,
                         waiting: false,
                     });
-                    limit = if burst == BURST {
-                        limit
-                    } else {
-                        limit.min(*target)
-                    };
+                    if self.crowded < PATIENCE {
+                        limit = limit.min(*target);
+                    }
                 }
                 Op::BranchIndexed {
                     index: slot,
@@ -346,9 +299,12 @@ impl Warp {
                     if spins {
                         at += 1;
                         park!();
-                        self.turn = true;
+                        self.spins += 1;
+                        self.crowded = PATIENCE;
+                        self.rotation += 1;
                         return Ok(Some(Stop::Spin));
                     }
+                    self.spins = 0;
                 }
                 Op::Bulk(op) => {
                     flawed!(asynchronous::bulk(
@@ -370,7 +326,7 @@ impl Warp {
                 Op::Pause => {
                     at += 1;
                     park!();
-                    self.turn = true;
+                    self.crowded = PATIENCE;
                     return Ok(Some(Stop::Pause));
                 }
                 Op::Together(members, action) => {
@@ -421,104 +377,6 @@ impl Warp {
                 }
             }
             at += 1;
-        }
-    }
-
-    fn put_back(&mut self, step: u32, mask: u32) {
-        self.fragments.push(Fragment {
-            step,
-            mask,
-            waiting: false,
-        });
-    }
-
-    /// Brings lanes together: nothing if some are missing, and the fragment waits. Else the fragments at this step are
-    /// taken out; the lanes of all of them, and the groups that act together.
-    #[allow(clippy::type_complexity)]
-    fn gather(
-        &mut self,
-        members: Members,
-        (at, index): (u32, usize),
-        (mask, active): (u32, u32),
-        guard: Option<(super::registers::Predicate, bool)>,
-    ) -> Option<Result<(u32, Vec<u32>), LaneFault>> {
-        self.fragments[index] = Fragment {
-            step: at,
-            mask,
-            waiting: true,
-        };
-        let here = self.fragments.iter().filter(|f| f.step == at);
-        let joined = here.fold(0, |joined, fragment| joined | fragment.mask);
-        let active = match guard {
-            None => joined,
-            Some((p, negated)) => {
-                joined & (self.registers.predicate(p) ^ if negated { u32::MAX } else { 0 }) | active
-            }
-        };
-        let groups = match members {
-            Members::All => {
-                if active != self.live {
-                    return None;
-                }
-                vec![active]
-            }
-            Members::Mask(slot) => {
-                let masks = *self.registers.get(slot);
-                let (mut rest, mut groups) = (active, Vec::with_capacity(1));
-                while rest != 0 {
-                    let lane = rest.trailing_zeros();
-                    let wanted = masks[lane as usize];
-                    if wanted >> lane & 1 == 0 {
-                        let cause = Cause::Instruction(format!(
-                            "the lane is not in its own member mask {wanted:#010x}"
-                        ));
-                        return Some(Err(LaneFault { lane, cause }));
-                    }
-                    let group = lanes(active)
-                        .filter(|l| masks[*l] == wanted)
-                        .fold(0u32, |g, l| g | 1 << l);
-                    if wanted & self.live & !group != 0 {
-                        return None;
-                    }
-                    groups.push(group);
-                    rest &= !group;
-                }
-                groups
-            }
-        };
-        self.fragments.retain(|fragment| fragment.step != at);
-        Some(Ok((joined, groups)))
-    }
-
-    /// No fragment can go on: each waits for lanes that wait elsewhere.
-    fn stuck(&self, code: &Code) -> Flaw {
-        let Some(first) = self.fragments.iter().min_by_key(|fragment| fragment.step) else {
-            return Flaw {
-                step: 0,
-                lane: 0,
-                cause: Cause::DivergentBarrier("nothing runs".to_owned()),
-            };
-        };
-        let others = self.live & !first.mask;
-        let text = format!(
-            "lanes {:#010x} wait here for lanes {others:#010x}, which {}",
-            first.mask,
-            if self.fragments.len() > 1 {
-                "wait at another instruction"
-            } else {
-                "do not come"
-            }
-        );
-        let barrier = matches!(code.steps[first.step as usize].op, Op::Barrier(_));
-        let cause = if barrier {
-            Cause::DivergentBarrier(text)
-        } else {
-            Cause::Instruction(text)
-        };
-        Flaw {
-            step: first.step,
-            lane: first.mask.trailing_zeros(),
-            cause,
         }
     }
 

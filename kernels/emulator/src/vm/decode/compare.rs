@@ -354,17 +354,17 @@ fn float_relation(opcode: &Opcode<'_>) -> Result<fn(f64, f64) -> bool, String> {
 fn float_holds(name: &str) -> fn(f64, f64) -> bool {
     match name {
         "eq" => |a, b| a == b,
-        "ne" => |a, b| a < b || a > b,
+        "ne" => |a, b| a != b && !a.is_nan() && !b.is_nan(),
         "lt" => |a, b| a < b,
         "le" => |a, b| a <= b,
         "gt" => |a, b| a > b,
         "ge" => |a, b| a >= b,
         "equ" => |a, b| a == b || a.is_nan() || b.is_nan(),
         "neu" => |a, b| a != b,
-        "ltu" => |a, b| !(a >= b),
-        "leu" => |a, b| !(a > b),
-        "gtu" => |a, b| !(a <= b),
-        "geu" => |a, b| !(a < b),
+        "ltu" => |a, b| a < b || a.is_nan() || b.is_nan(),
+        "leu" => |a, b| a <= b || a.is_nan() || b.is_nan(),
+        "gtu" => |a, b| a > b || a.is_nan() || b.is_nan(),
+        "geu" => |a, b| a >= b || a.is_nan() || b.is_nan(),
         "num" => |a, b| !a.is_nan() && !b.is_nan(),
         _ => |a, b| a.is_nan() || b.is_nan(),
     }

@@ -107,7 +107,7 @@ impl Decoder<'_> {
         let ends = end(to)
             .zip(end(from))
             .ok_or_else(|| format!("cvt from .{from} to .{to} is not implemented"))?;
-        let integral = matches!(opcode.one_of(&["rni", "rzi", "rmi", "rpi"]), Some(_));
+        let integral = opcode.one_of(&["rni", "rzi", "rmi", "rpi"]).is_some();
         self.plain(operands, ends, (mode, integral))
     }
 
@@ -293,27 +293,16 @@ fn usual(
     let int = |bits, signed| End::Int(Int { bits, signed });
     let f32 = End::Float(Float::F32);
     Some(match (target.element, source.element) {
-        (Element::Wide(d), Element::Narrow(a)) if plain && source.bits == 32 => match ends {
-            (End::Int(Int { bits: 64, .. }), End::Int(from))
-                if from
-                    == (Int {
-                        bits: 32,
-                        signed: true,
-                    }) =>
-            {
+        (Element::Wide(d), Element::Narrow(a)) if plain && source.bits == 32 => {
+            let (End::Int(Int { bits: 64, .. }), End::Int(Int { bits: 32, signed })) = ends else {
+                return None;
+            };
+            if signed {
                 map1(d, a, |a: u32| i64::from(a as i32) as u64)
-            }
-            (End::Int(Int { bits: 64, .. }), End::Int(from))
-                if from
-                    == (Int {
-                        bits: 32,
-                        signed: false,
-                    }) =>
-            {
+            } else {
                 map1(d, a, u64::from)
             }
-            _ => return None,
-        },
+        }
         (Element::Narrow(d), Element::Wide(a)) if plain && target.bits == 32 => match ends {
             (End::Int(Int { bits: 32, .. }), End::Int(_)) => map1(d, a, |a: u64| a as u32),
             _ => return None,

@@ -326,7 +326,7 @@ impl Decoder<'_> {
         lanes(Box::new(move |registers, mask| {
             let carries = registers.predicate(CARRY);
             let (mut result, mut flags) = ([T::default(); 32], 0u32);
-            for lane in 0..32 {
+            for (lane, result) in result.iter_mut().enumerate() {
                 let (mut x, mut y) = (
                     registers.get(a)[lane].extend(),
                     registers.get(b)[lane].extend(),
@@ -342,7 +342,7 @@ impl Decoder<'_> {
                 } else {
                     x + y + carry
                 };
-                result[lane] = T::truncate(sum as u64);
+                *result = T::truncate(sum as u64);
                 flags |= ((sum >> T::BITS & 1) as u32) << lane;
             }
             registers.put(d, &result, mask);

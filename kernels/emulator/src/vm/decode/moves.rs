@@ -12,7 +12,7 @@ impl Decoder<'_> {
     pub(super) fn moves(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Answer {
         match opcode.base {
             "mov" => self.mov(opcode, operands),
-            "cvta" => self.to_generic(opcode, operands),
+            "cvta" => self.generic_address(opcode, operands),
             "mapa" => {
                 // A cluster of one block: its own shared memory.
                 opcode.ignore(&["shared::cluster"]);
@@ -129,7 +129,7 @@ impl Decoder<'_> {
         }))
     }
 
-    fn to_generic(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Answer {
+    fn generic_address(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Answer {
         let back = opcode.has("to");
         opcode.ignore_starting(&["param::"]);
         let space = match opcode.one_of(&[

@@ -309,7 +309,8 @@ fn plain(opcode: &Opcode<'_>, kinds: &[&str]) -> Result<Multiply, String> {
                 accumulator: sum,
             };
             let eight = |format| matches!(format, Minifloat::E4m3 | Minifloat::E5m2);
-            if !narrow && !(eight(types.a) && eight(types.b)) {
+            let plain = eight(types.a) && eight(types.b);
+            if !(narrow || plain) {
                 return Err("these inputs need .kind::f8f6f4".to_owned());
             }
             if d == "f32" {
