@@ -9,7 +9,7 @@ use cudarc::driver::{
     CudaFunction, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg,
 };
 use cudarc::nvrtc::Ptx;
-use std::ffi::c_void;
+use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
 /// `out[i] = a * x[i] + out[i]` for i < n, and a kernel with a barrier that can be left out.
@@ -346,7 +346,7 @@ fn graphs_replay_kernels_with_the_arguments_of_the_capture() {
 
 /// `cuLaunchKernelEx`, which takes attributes: `id` and the words of its value.
 fn launch_with(id: sys::CUlaunchAttributeID, words: [u32; 3]) -> CUresult {
-    let (stream, saxpy) = setting("saxpy");
+    let stream = emulator::context().default_stream();
     let x = stream.clone_htod(&[1.0f32; 4]).unwrap();
     let out = stream.clone_htod(&[1.0f32; 4]).unwrap();
     let (out_address, x_address) = (out.device_ptr(&stream).0, x.device_ptr(&stream).0);
@@ -366,11 +366,12 @@ fn launch_with(id: sys::CUlaunchAttributeID, words: [u32; 3]) -> CUresult {
         (config.gridDimX, config.gridDimY, config.gridDimZ) = (1, 1, 1);
         (config.blockDimX, config.blockDimY, config.blockDimZ) = (4, 1, 1);
         (config.attrs, config.numAttrs) = (&raw mut attribute, 1);
-        let module = emulator::context()
-            .load_module(Ptx::from_src(TEXT))
+        let text = CString::new(TEXT).unwrap();
+        let (mut module, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
+        sys::cuModuleLoadData(&mut module, text.as_ptr().cast())
+            .result()
             .unwrap();
-        let mut function = std::ptr::null_mut();
-        sys::cuModuleGetFunction(&mut function, module.cu_module(), c"saxpy".as_ptr())
+        sys::cuModuleGetFunction(&mut function, module, c"saxpy".as_ptr())
             .result()
             .unwrap();
         let status = sys::cuLaunchKernelEx(
@@ -382,7 +383,6 @@ fn launch_with(id: sys::CUlaunchAttributeID, words: [u32; 3]) -> CUresult {
         if status == CUresult::CUDA_SUCCESS {
             assert_eq!(stream.clone_dtoh(&out).unwrap(), [3.0; 4]);
         }
-        drop(saxpy);
         status
     }
 }
