@@ -116,7 +116,7 @@ impl Table {
             .pictures
             .iter()
             .zip(&drawn)
-            .map(|(a, b)| scores(a, b)["psnr_db"])
+            .map(|(a, b)| scores(a, b, None)["psnr_db"])
             .collect();
         let middle = mean(psnr.iter().copied());
         let spread = mean(psnr.iter().map(|p| (p - middle).powi(2))).sqrt();

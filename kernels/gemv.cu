@@ -15,6 +15,8 @@ constexpr int kRows = 4;       // of the weight, a warp
 constexpr int kWarps = 8;
 constexpr int kColumns = 512;  // of a step: 16 a lane
 
+__device__ __forceinline__ float not_a_number() { return __uint_as_float(0x7fc00000u); }
+
 // Two f16 at once.
 __device__ __forceinline__ float2 widen(unsigned halves) { return __half22float2(*reinterpret_cast<__half2 *>(&halves)); }
 
@@ -52,7 +54,16 @@ struct E4m3Weight {
     const unsigned even = __byte_perm(word, 0, 0x2404), odd = __byte_perm(word, 0, 0x3414);
     const float2 a = widen((even & 0x80008000u) | (even & 0x7f007f00u) >> 1);
     const float2 b = widen((odd & 0x80008000u) | (odd & 0x7f007f00u) >> 1);
-    return make_float4(a.x, b.x, a.y, b.y);
+    float4 v = make_float4(a.x, b.x, a.y, b.y);
+    // All ones without the sign is NaN, and would read as 480.
+    const unsigned nan = (word & 0x7f7f7f7fu) + 0x01010101u;
+    if (nan & 0x80808080u) {
+      if (nan & 0x80u) v.x = not_a_number();
+      if (nan & 0x8000u) v.y = not_a_number();
+      if (nan & 0x800000u) v.z = not_a_number();
+      if (nan & 0x80000000u) v.w = not_a_number();
+    }
+    return v;
   }
 };
 
@@ -67,7 +78,7 @@ struct Fp4Weight {
   __device__ __forceinline__ Packed load(unsigned row, unsigned column, unsigned k) const {
     const unsigned scale = scales[lane_order_word(row, column / 64, k) * 4 + column / 16 % 4];
     const uint2 *from = reinterpret_cast<const uint2 *>(codes + (size_t(row) * k + column) / 2);
-    return {*from, widen(scale << 7).x};
+    return {*from, (scale & 0x7f) == 0x7f ? not_a_number() : widen(scale << 7).x};
   }
 
   static __device__ __forceinline__ float4 quad(const Packed &packed, int i) {

@@ -231,6 +231,38 @@ fn a_row_is_the_same_alone_among_others_and_in_another_run() {
     }
 }
 
+/// Row 2 of the weight gets one NaN after the other, at each place of a word: only its outputs become NaN.
+#[test]
+fn nan_in_a_weight_stays_nan() {
+    for card in ["rtx5090", "a100"] {
+        let gpu = gpu(card);
+        let mut random = Random(4);
+        let mut case = Case::new(&mut random, Format::E4m3, [2, 5, 64]);
+        let check = |case: &Case| {
+            for (i, y) in case.run(&gpu, false).unwrap().iter().enumerate() {
+                assert_eq!(y.is_nan(), i % 5 == 2, "output {i}: {y}");
+            }
+        };
+        for (at, code) in [(0, 0x7f), (1, 0xff), (18, 0x7f), (35, 0x7f), (63, 0xff)] {
+            let Host::E4m3(codes) = &mut case.weight else {
+                panic!()
+            };
+            let before = std::mem::replace(&mut codes[2 * 64 + at], code);
+            check(&case);
+            let Host::E4m3(codes) = &mut case.weight else {
+                panic!()
+            };
+            codes[2 * 64 + at] = before;
+        }
+        let mut case = Case::new(&mut random, Format::Nvfp4, [2, 5, 64]);
+        let Host::Nvfp4(_, scales) = &mut case.weight else {
+            panic!()
+        };
+        scales[2 * 4 + 3] = 0x7f;
+        check(&case);
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_refused() {
     let gpu = gpu("rtx5090");
