@@ -38,6 +38,8 @@ struct Bf16Weight {
     const int at = i % 2 * 4;
     return make_float4(v.at[at], v.at[at + 1], v.at[at + 2], v.at[at + 3]);
   }
+
+  static __device__ __forceinline__ bool has_nan(const Packed &) { return false; }  // it is multiplied as it is
 };
 
 struct E4m3Weight {
@@ -54,16 +56,13 @@ struct E4m3Weight {
     const unsigned even = __byte_perm(word, 0, 0x2404), odd = __byte_perm(word, 0, 0x3414);
     const float2 a = widen((even & 0x80008000u) | (even & 0x7f007f00u) >> 1);
     const float2 b = widen((odd & 0x80008000u) | (odd & 0x7f007f00u) >> 1);
-    float4 v = make_float4(a.x, b.x, a.y, b.y);
-    // All ones without the sign is NaN, and would read as 480.
-    const unsigned nan = (word & 0x7f7f7f7fu) + 0x01010101u;
-    if (nan & 0x80808080u) {
-      if (nan & 0x80u) v.x = not_a_number();
-      if (nan & 0x8000u) v.y = not_a_number();
-      if (nan & 0x800000u) v.z = not_a_number();
-      if (nan & 0x80000000u) v.w = not_a_number();
-    }
-    return v;
+    return make_float4(a.x, b.x, a.y, b.y);
+  }
+
+  // All ones without the sign is NaN, and would read as 480.
+  static __device__ __forceinline__ bool has_nan(const Packed &packed) {
+    const auto carry = [](unsigned word) { return (word & 0x7f7f7f7fu) + 0x01010101u; };
+    return (carry(packed.x) | carry(packed.y) | carry(packed.z) | carry(packed.w)) & 0x80808080u;
   }
 };
 
@@ -78,7 +77,7 @@ struct Fp4Weight {
   __device__ __forceinline__ Packed load(unsigned row, unsigned column, unsigned k) const {
     const unsigned scale = scales[lane_order_word(row, column / 64, k) * 4 + column / 16 % 4];
     const uint2 *from = reinterpret_cast<const uint2 *>(codes + (size_t(row) * k + column) / 2);
-    return {*from, (scale & 0x7f) == 0x7f ? not_a_number() : widen(scale << 7).x};
+    return {*from, widen(scale << 7).x};
   }
 
   static __device__ __forceinline__ float4 quad(const Packed &packed, int i) {
@@ -89,6 +88,9 @@ struct Fp4Weight {
     const float by = packed.scale;
     return make_float4(even.x * by, odd.x * by, even.y * by, odd.y * by);
   }
+
+  // A block scale of 0x7f, which would read as 480: 2^-8 of it is 1.875, which no other code gives.
+  static __device__ __forceinline__ bool has_nan(const Packed &packed) { return fabsf(packed.scale) == 1.875f; }
 };
 
 // 2 * kBy sums of each lane; what comes back is the sum over lanes of number lane % (2 * kBy). From 32 numbers on that are
@@ -126,6 +128,7 @@ __device__ __forceinline__ void gemv(const Out &out, const float *x, const Weigh
   const unsigned first = (blockIdx.x * kWarps + threadIdx.x / 32) * kRows;
   // Number r * kM + row.
   float sums[kRows * kM] = {};
+  unsigned poisoned = 0;  // rows of the weight with a NaN that the arithmetic would not see, a bit each
 #pragma unroll 1
   for (unsigned start = 0; start < k; start += kColumns) {
     // The columns of lane l lie at l, 32 + l, 64 + l, 96 + l, in fours.
@@ -141,6 +144,8 @@ __device__ __forceinline__ void gemv(const Out &out, const float *x, const Weigh
       typename Weight::Packed packed[kRows];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) packed[r] = weight.load(min(first + r, n - 1), column, k);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) poisoned |= unsigned(Weight::has_nan(packed[r])) << r;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         float4 w[kRows];
@@ -159,15 +164,17 @@ __device__ __forceinline__ void gemv(const Out &out, const float *x, const Weigh
     }
     __syncthreads();
   }
+  poisoned = __reduce_or_sync(kAllLanes, poisoned);
   const float unit = (scale ? *scale : 1.0f) * Weight::kUnit;
 #pragma unroll
   for (int part = 0; part < kRows * kM; part += 32) {
     float some[32];
 #pragma unroll
     for (int j = 0; j < 32; ++j) some[j] = part + j < kRows * kM ? sums[part + j] : 0;
-    const float sum = transposed_sum<16>(some);
+    float sum = transposed_sum<16>(some);
     const unsigned column = first + (part + lane) / kM, row = first_x + (part + lane) % kM;
     if (part + lane >= kRows * kM || column >= n || row >= m) continue;
+    if (poisoned >> (part + lane) / kM & 1) sum = not_a_number();
     float y = fmaf(sum, unit, bias ? __bfloat162float(bias[column]) : 0.0f);
     if (out.silu) y = y / (1.0f + expf(-y));
     const size_t at = size_t(row) * n + column;
