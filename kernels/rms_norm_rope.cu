@@ -6,9 +6,7 @@
 // number leaves its lane but for that: adjacent pairs turn together (diffusers' use_real=False, as Qwen-Image does).
 // Queries and keys of a fused qkv are one launch, in place. Moves 2 bytes in and 2 out a number; the angles, 4 bytes a
 // number, are read by all heads of a row and stay in the cache.
-#include <cuda_bf16.h>
-
-#include "quantize.cuh"
+#include "head_norm.cuh"
 
 // Columns are groups of `heads` heads of `head_dim` (32, 64 or 128). Group g is normalised with weights[g] [head_dim] and
 // rotated, groups from `weighted` on are copied. Row r = (b, s) with s < sequence is read at b * in_batch + s * in_row and
@@ -26,27 +24,14 @@ extern "C" __global__ void __launch_bounds__(256) rms_norm_rope(
   const unsigned batch = row / sequence, s = row % sequence;
   Floats8 v = {};
   if (inside) v = load8(in + batch * in_batch + s * in_row + chunk * 8);
-  float squares = 0;
-#pragma unroll
-  for (int j = 0; j < 8; ++j) squares = fmaf(v.at[j], v.at[j], squares);
-  for (unsigned by = lanes / 2; by > 0; by /= 2) squares += __shfl_xor_sync(kAllLanes, squares, by);
+  const float squares = head_squares(v, lanes);
   if (!inside) return;
 
   const unsigned group = chunk / lanes / heads, in_head = chunk % lanes * 8;
   if (group < weighted) {
-    const float inverse = 1.0f / sqrtf(squares / float(head_dim) + eps);
-    const Floats8 weight = load8(weights + group * head_dim + in_head);
     const size_t angle = (size_t(s) * head_dim + in_head) / 2;
-    const float4 c = *reinterpret_cast<const float4 *>(cos + angle);
-    const float4 n = *reinterpret_cast<const float4 *>(sin + angle);
-    const float cosines[4] = {c.x, c.y, c.z, c.w}, sines[4] = {n.x, n.y, n.z, n.w};
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const float a = v.at[2 * j] * inverse * weight.at[2 * j];
-      const float b = v.at[2 * j + 1] * inverse * weight.at[2 * j + 1];
-      v.at[2 * j] = fmaf(a, cosines[j], -(b * sines[j]));
-      v.at[2 * j + 1] = fmaf(a, sines[j], b * cosines[j]);
-    }
+    norm_rotate(v, head_inverse(squares, head_dim, eps), load8(weights + group * head_dim + in_head), cos + angle,
+                sin + angle);
   }
   store8(out + batch * out_batch + s * out_row + chunk * 8, v);
 }

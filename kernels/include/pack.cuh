@@ -22,14 +22,18 @@ __device__ __forceinline__ Floats8 load8(const __nv_bfloat16 *from) {
   return unpack8(*reinterpret_cast<const uint4 *>(from));
 }
 
-__device__ __forceinline__ void store8(__nv_bfloat16 *to, const Floats8 &from) {
+__device__ __forceinline__ uint4 pack8(const Floats8 &from) {
   unsigned words[4];
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(from.at[2 * j], from.at[2 * j + 1]);
     words[j] = *reinterpret_cast<const unsigned *>(&pair);
   }
-  *reinterpret_cast<uint4 *>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+  return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+__device__ __forceinline__ void store8(__nv_bfloat16 *to, const Floats8 &from) {
+  *reinterpret_cast<uint4 *>(to) = pack8(from);
 }
 
 // Pairs, pairs of pairs, and those.

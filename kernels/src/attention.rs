@@ -161,6 +161,23 @@ impl Attention<'_> {
         operands: &Operands<'_>,
         out: usize,
     ) -> Result<bool, KernelError> {
+        if !self.check_form(kernel, out)? {
+            return Ok(false);
+        }
+        let [batch, queries, keys] = [self.batch, self.queries, self.keys];
+        operands
+            .q
+            .check(gpu, kernel, ("q", [batch, queries, self.heads]))?;
+        if keys > 0 {
+            let shape = [batch, keys, self.kv_heads];
+            operands.k.check(gpu, kernel, ("k", shape))?;
+            operands.v.check(gpu, kernel, ("v", shape))?;
+        }
+        Ok(true)
+    }
+
+    /// [`Self::check`] but for the operands.
+    pub(crate) fn check_form(&self, kernel: &'static str, out: usize) -> Result<bool, KernelError> {
         let [batch, queries, keys] = [self.batch, self.queries, self.keys];
         let refuse = |message: String| Err(KernelError::shape(kernel, message));
         if self.heads == 0 || self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
@@ -195,18 +212,7 @@ impl Attention<'_> {
                 valid.len()
             ));
         }
-        if out == 0 {
-            return Ok(false);
-        }
-        operands
-            .q
-            .check(gpu, kernel, ("q", [batch, queries, self.heads]))?;
-        if keys > 0 {
-            let shape = [batch, keys, self.kv_heads];
-            operands.k.check(gpu, kernel, ("k", shape))?;
-            operands.v.check(gpu, kernel, ("v", shape))?;
-        }
-        Ok(true)
+        Ok(out > 0)
     }
 
     /// Computes it in bf16 with f32 sums: `out` `[batch, queries, heads * 128]`.

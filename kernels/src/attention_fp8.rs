@@ -128,9 +128,39 @@ impl Attention<'_> {
         if !self.check(gpu, SOURCE.name, operands, out.len())? {
             return Ok(());
         }
-        let layout = Fp8Layout::of(self);
+        let strides = (
+            self.row_strides(SOURCE.name, operands)?,
+            [operands.q.batch, operands.k.batch, operands.v.batch],
+        );
+        let call = Call::of(self, gpu, strides, workspace)?;
+        if self.keys > 0 {
+            call.statistics(operands, workspace)?;
+        }
+        call.scales(workspace)?;
+        call.operands(operands, workspace)?;
+        call.attend(out, workspace)
+    }
+}
+
+/// One attention's launches.
+pub(crate) struct Call<'a> {
+    pub(crate) attention: &'a Attention<'a>,
+    pub(crate) gpu: &'a Gpu,
+    pub(crate) shape: Shape,
+    pub(crate) layout: Fp8Layout,
+}
+
+impl<'a> Call<'a> {
+    /// With strides of q, k and v from row to row and from batch row to batch row; refuses a workspace that does not do.
+    pub(crate) fn of(
+        attention: &'a Attention<'a>,
+        gpu: &'a Gpu,
+        strides: ([u32; 3], [usize; 3]),
+        workspace: &CudaViewMut<'_, u8>,
+    ) -> Result<Self, KernelError> {
+        let layout = Fp8Layout::of(attention);
         let address = workspace.device_ptr(gpu.stream()).0;
-        if matches!(self.sees, Keys::Causal) {
+        if matches!(attention.sees, Keys::Causal) {
             return Err(KernelError::shape(
                 SOURCE.name,
                 "there is no causal form of it",
@@ -146,31 +176,24 @@ impl Attention<'_> {
                 ),
             ));
         }
-        let call = Call {
-            attention: self,
+        Ok(Self {
+            attention,
             gpu,
-            shape: Shape::of(self, operands, &layout)?,
+            shape: Shape::of(attention, strides, &layout),
             layout,
-        };
-        if self.keys > 0 {
-            call.statistics(operands, workspace)?;
-        }
-        call.scales(workspace)?;
-        call.operands(operands, workspace)?;
-        call.attend(out, workspace)
+        })
     }
-}
 
-/// One attention's launches.
-struct Call<'a> {
-    attention: &'a Attention<'a>,
-    gpu: &'a Gpu,
-    shape: Shape,
-    layout: Fp8Layout,
-}
+    /// Tiles of 64 queries, blocks of 256 keys, tiles of 64 keys.
+    pub(crate) fn tiles(&self) -> [usize; 3] {
+        [
+            self.layout.query_rows / KEY_TILE,
+            self.attention.keys.div_ceil(STATISTICS.0),
+            self.layout.key_tiles,
+        ]
+    }
 
-impl Call<'_> {
-    fn grid(&self, x: usize, y: usize, threads: u32) -> LaunchConfig {
+    pub(crate) fn grid(&self, x: usize, y: usize, threads: u32) -> LaunchConfig {
         LaunchConfig {
             grid_dim: (x as u32, y as u32, self.attention.batch as u32),
             block_dim: (threads, 1, 1),
@@ -192,17 +215,17 @@ impl Call<'_> {
             .arg(workspace);
         push_valid(&mut launch, &self.attention.sees);
         launch.arg(&self.shape);
-        let blocks = self.attention.keys.div_ceil(STATISTICS.0);
+        let [_, blocks, _] = self.tiles();
         // SAFETY: the arguments are those of the kernel's signature, and `fp8` compared strides and lengths.
         unsafe { launch.launch(self.grid(blocks, self.attention.kv_heads, 256)) }
             .doing(format!("launching {name}"))?;
         Ok(())
     }
 
-    fn scales(&self, workspace: &mut CudaViewMut<'_, u8>) -> Result<(), KernelError> {
+    pub(crate) fn scales(&self, workspace: &mut CudaViewMut<'_, u8>) -> Result<(), KernelError> {
         let name = "attention_fp8_prepare_scales";
         let function = self.gpu.function(&PREPARE, name)?;
-        let blocks = self.attention.keys.div_ceil(STATISTICS.0) as u32;
+        let blocks = self.tiles()[1] as u32;
         let mut launch = self.gpu.stream().launch_builder(&function);
         launch.arg(workspace);
         push_valid(&mut launch, &self.attention.sees);
@@ -228,14 +251,14 @@ impl Call<'_> {
             .arg(workspace);
         push_valid(&mut launch, &self.attention.sees);
         launch.arg(&self.shape);
-        let tiles = self.layout.query_rows / KEY_TILE + 2 * self.layout.key_tiles;
+        let [queries, _, keys] = self.tiles();
         // SAFETY: as in `statistics`.
-        unsafe { launch.launch(self.grid(tiles, self.attention.heads, 256)) }
+        unsafe { launch.launch(self.grid(queries + 2 * keys, self.attention.heads, 256)) }
             .doing(format!("launching {name}"))?;
         Ok(())
     }
 
-    fn attend(
+    pub(crate) fn attend(
         &self,
         out: &mut CudaViewMut<'_, bf16>,
         workspace: &mut CudaViewMut<'_, u8>,
@@ -257,7 +280,7 @@ impl Call<'_> {
 /// `Fp8Shape` of `include/attention_fp8.cuh`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Shape {
+pub(crate) struct Shape {
     queries: u32,
     keys: u32,
     padded: u32,
@@ -279,9 +302,9 @@ unsafe impl DeviceRepr for Shape {}
 impl Shape {
     fn of(
         attention: &Attention<'_>,
-        operands: &Operands<'_>,
+        (rows, batches): ([u32; 3], [usize; 3]),
         layout: &Fp8Layout,
-    ) -> Result<Self, KernelError> {
+    ) -> Self {
         let offsets = [
             layout.q,
             layout.k,
@@ -292,17 +315,17 @@ impl Shape {
             layout.k_mean,
             layout.partial,
         ];
-        Ok(Self {
+        Self {
             queries: attention.queries as u32,
             keys: attention.keys as u32,
             padded: attention.padded() as u32,
             group: (attention.heads / attention.kv_heads) as u32,
-            rows: attention.row_strides(SOURCE.name, operands)?,
+            rows,
             scale_log2: attention.scale_log2(),
-            batches: [operands.q.batch, operands.k.batch, operands.v.batch].map(|b| b as u64),
+            batches: batches.map(|b| b as u64),
             query_rows: layout.query_rows as u32,
             key_tiles: layout.key_tiles as u32,
             offsets: offsets.map(|o| o as u64),
-        })
+        }
     }
 }

@@ -18,6 +18,7 @@ pub mod lane_order;
 pub mod layout;
 pub mod norm_quantize;
 pub mod operand;
+pub mod qk_norm_rope_fp8;
 pub mod quantize_e4m3;
 pub mod quantize_nvfp4;
 pub mod rms_norm_rope;

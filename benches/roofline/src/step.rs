@@ -160,16 +160,27 @@ fn distinct(formats: &[Format]) -> Vec<Format> {
     out
 }
 
-/// Norms and rotations of both streams (queries, keys and values read and written), and what makes FP8 of them: keys and
-/// values are read for statistics, all three for their codes.
+/// Norms and rotations of queries and keys, and what makes FP8 of the operands.
+///
+/// For bf16, `rms_norm_rope` reads and writes all three for each stream. For FP8, `qk_norm_rope_fp8_statistics` reads all
+/// three and writes the queries' codes, `_scales` reads what it summed up, `_operands` reads keys and values again and
+/// writes their codes. Angles, which all heads share, are read from memory once a pass.
 fn around_attention(machine: &Machine, model: &Model, fp8: bool) -> f64 {
-    let numbers = (model.tokens() * model.width) as f64;
-    let rotated = machine.pass(numbers * 12.0, 2.0);
-    if fp8 {
-        rotated + machine.pass(numbers * (4.0 + 6.0 + 3.0), 3.0)
-    } else {
-        rotated
+    let (tokens, heads, head) = (model.tokens(), model.heads(), model.head);
+    let numbers = (tokens * model.width) as f64;
+    // Cosines and sines of half a head, f32.
+    let angles = (tokens * head * 4) as f64;
+    if !fp8 {
+        return machine.pass(numbers * 12.0 + angles, 2.0);
     }
+    let query_scales = (heads * tokens * 4) as f64;
+    // Four numbers a channel for each 256 keys.
+    let partial = (heads * tokens.div_ceil(256) * 4 * head * 4) as f64;
+    // A channel's mean of k and scale of v, a head's scale of k.
+    let scales = (heads * (2 * head + 1) * 4) as f64;
+    machine.pass(numbers * (6.0 + 1.0) + angles + query_scales + partial, 1.0)
+        + machine.pass(partial + scales, 1.0)
+        + machine.pass(numbers * (4.0 + 2.0) + angles + scales, 1.0)
 }
 
 #[cfg(test)]
@@ -243,23 +254,32 @@ mod tests {
         }
     }
 
-    /// Bytes by hand, for one block of FP8: both streams' norms read 2 and write 1 a number, so does the quantizer.
+    /// Bytes by hand, for one block of FP8: both streams' norms read 2 and write 1 a number, so does the quantizer. Around
+    /// attention a channel of q, k and v moves 7 + 6 bytes; angles are 4224 x 128 x 4 bytes, read twice, queries' scales
+    /// 24 x 4224 x 4, 17 blocks of statistics 24 x 17 x 4 x 128 x 4 and scales 24 x 257 x 4, both written and read. In bf16
+    /// it is 6 + 6 bytes a channel, and the angles.
     #[test]
     fn passes_are_their_bytes() {
         let model = Model {
             blocks: 1,
             ..Model::QWEN_IMAGE
         };
-        let step = Step::of(&machine(), &model, &policy("fp8"), Options::default());
         let numbers = 4224.0 * 3072.0;
-        let bytes = numbers * (9.0 + 12.0 + 13.0) + 4.0 * 4096.0 * 3072.0 * 2.0;
-        let by_hand = bytes / 1.509e12 + (6.0 + 5.0 + 4.0) * 1.5e-6;
-        assert!(
-            (step.passes / by_hand - 1.0).abs() < 1e-9,
-            "{}",
-            step.passes
-        );
-        assert_eq!(step.modulation, 0.0);
+        let outside = 4.0 * 4096.0 * 3072.0 * 2.0;
+        let fp8 = 13.0 * numbers + 2.0 * (2_162_688.0 + 835_584.0 + 24_672.0) + 405_504.0;
+        let bf16 = 12.0 * numbers + 2_162_688.0;
+        for (fp8_attention, around, launches) in [(true, fp8, 3.0), (false, bf16, 2.0)] {
+            let options = Options {
+                fp8_attention,
+                ..Options::default()
+            };
+            let step = Step::of(&machine(), &model, &policy("fp8"), options);
+            let bytes = 9.0 * numbers + around + outside;
+            let by_hand = bytes / 1.509e12 + (6.0 + launches + 4.0) * 1.5e-6;
+            let passes = step.passes;
+            assert!((passes / by_hand - 1.0).abs() < 1e-9, "{passes} {by_hand}");
+            assert_eq!(step.modulation, 0.0);
+        }
     }
 
     /// 60 blocks x 2 streams x 18432 x 3072 bytes in FP8 are 6.79 GB, 4.5 ms; bf16 attention is 13.15 T at 198 T/s.

@@ -2,6 +2,7 @@
 
 pub mod data;
 pub mod fp8;
+pub mod joint;
 pub mod reference;
 pub mod run;
 
