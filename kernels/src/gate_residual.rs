@@ -60,7 +60,8 @@ pub fn gate_residual(
         .check(gpu, SOURCE.name, ("the gates", gated.gate), rows)?;
     let length = y.values.len();
     let own = out.device_ptr(gpu.stream()).0;
-    let residual = match residual {
+    // The guard lives until the launch: other streams wait for what it records.
+    let read = match residual {
         Some(residual) => {
             sized(
                 SOURCE.name,
@@ -69,10 +70,11 @@ pub fn gate_residual(
                 length,
             )?;
             aligned(gpu, SOURCE.name, ("the residual", residual), 16)?;
-            residual.device_ptr(gpu.stream()).0
+            Some(residual.device_ptr(gpu.stream()))
         }
-        None => own,
+        None => None,
     };
+    let residual = read.as_ref().map_or(own, |(address, _)| *address);
     sized(SOURCE.name, "numbers of the output", out.len(), length)?;
     aligned(gpu, SOURCE.name, ("the output", out), 16)?;
     if length == 0 {

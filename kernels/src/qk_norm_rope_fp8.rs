@@ -1,6 +1,6 @@
 //! FP8 attention of queries and keys that have yet to be normalised and rotated (`qk_norm_rope_fp8.cu`).
 
-use cudarc::driver::{CudaView, CudaViewMut, DevicePtr, DeviceRepr, PushKernelArg};
+use cudarc::driver::{CudaView, CudaViewMut, DevicePtr, DeviceRepr, PushKernelArg, SyncOnDrop};
 use half::bf16;
 
 use crate::attention::{Attention, HEAD, HeadRows, push_valid};
@@ -81,6 +81,7 @@ impl Attention<'_> {
             return Ok(());
         }
         let rows = joint.rows(self, gpu)?;
+        let _read: Vec<_> = joint.streams.iter().flat_map(|s| s.reads(gpu)).collect();
         let call = Call::of(self, gpu, ([0; 3], [0; 3]), workspace)?;
         let [queries, blocks, tiles] = call.tiles();
         call.of_joint(
@@ -152,6 +153,19 @@ impl Joint<'_> {
 }
 
 impl Stream<'_> {
+    /// Guards of all that is read, to be held until the launches: other streams wait for what they record.
+    fn reads<'s>(&'s self, gpu: &'s Gpu) -> Vec<SyncOnDrop<'s>> {
+        let on = gpu.stream();
+        let heads = [self.q.as_ref(), Some(&self.k)].into_iter().flatten();
+        let mut read: Vec<_> = heads
+            .flat_map(|normed| [normed.heads.data, normed.weight])
+            .map(|view| view.device_ptr(on).1)
+            .collect();
+        read.push(self.v.data.device_ptr(on).1);
+        read.extend([self.cos, self.sin].map(|table| table.device_ptr(on).1));
+        read
+    }
+
     /// Where its numbers lie, if all do.
     fn address(&self, attention: &Attention<'_>, gpu: &Gpu) -> Result<StreamRows, KernelError> {
         let (rows, name) = (self.rows, SOURCE.name);

@@ -73,14 +73,17 @@ impl HeadNorm<'_> {
         let weighted = self.check(gpu)?;
         self.check_rows(("the output", out.len()), to)?;
         aligned(gpu, SOURCE.name, ("the output", out), 16)?;
-        let (from, strides) = match input {
-            None => (out.device_ptr(gpu.stream()).0, to),
+        let own = out.device_ptr(gpu.stream()).0;
+        // The guard lives until the launch: other streams wait for what it records.
+        let (read, strides) = match input {
+            None => (None, to),
             Some((input, strides)) => {
                 self.check_rows(("the input", input.len()), strides)?;
                 aligned(gpu, SOURCE.name, ("the input", input), 16)?;
-                (input.device_ptr(gpu.stream()).0, strides)
+                (Some(input.device_ptr(gpu.stream())), strides)
             }
         };
+        let from = read.as_ref().map_or(own, |(address, _)| *address);
         let rows = self.batch * self.sequence;
         let chunks = rows * self.width() / 8;
         if chunks == 0 {
