@@ -7,6 +7,10 @@
 // as V's columns stand in that order. Their sum is a product with ones: what normalises is the sum of the rounded
 // weights, so that rounding them changes no constant part of v. The products are block-scaled with scales of 1 (see
 // mma.cuh).
+//
+// Ada and Hopper keep 13 bits of mantissa of a sum of FP8 products and cut off the rest (SageAttention2, section on
+// "two-level accumulation"): over hundreds of tiles what is cut adds up. There a tile's sums begin at zero, and f32
+// additions gather them, which takes the place of scaling them down.
 #include "attention_fp8.cuh"
 #include "encode.cuh"
 
@@ -52,9 +56,9 @@ __device__ __forceinline__ void score(float (&scores)[KEY_TILE / 8][4], const Ro
     }
 }
 
-// Scores to weights 448 * 2^(score - largest), and what was summed under a smaller largest score is scaled down.
+// Scores to weights 448 * 2^(score - largest); what was summed under a smaller largest score counts `shrink` times.
 __device__ __forceinline__ void weigh(
-    unsigned (&weights)[KEY_TILE / 32][4], float (&scores)[KEY_TILE / 8][4], Rows &rows) {
+    unsigned (&weights)[KEY_TILE / 32][4], float (&shrink)[2], float (&scores)[KEY_TILE / 8][4], Rows &rows) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     float raw = scores[0][2 * h];
@@ -63,7 +67,8 @@ __device__ __forceinline__ void weigh(
     const float largest = fmaxf(rows.largest[h], row_max(raw) * rows.scale[h]);
     // Where all scores are -inf, -inf - -inf would be NaN.
     const float shift = largest == -CUDART_INF_F ? 0.0f : largest;
-    const float shrink = exp2_fast(rows.largest[h] - shift), lift = LARGEST_CODE_LOG2 - shift;
+    const float lift = LARGEST_CODE_LOG2 - shift;
+    shrink[h] = exp2_fast(rows.largest[h] - shift);
     rows.largest[h] = largest;
 #pragma unroll
     for (unsigned n = 0; n < KEY_TILE / 8; n += 2) {
@@ -72,16 +77,25 @@ __device__ __forceinline__ void weigh(
       for (unsigned i = 0; i < 4; ++i) p[i] = exp2_fast(fmaf(scores[n + i / 2][2 * h + i % 2], rows.scale[h], lift));
       weights[n / 4][n / 2 % 2 * 2 + h] = encode_e4m3x4(p);
     }
-    rows.weight[2 * h] *= shrink, rows.weight[2 * h + 1] *= shrink;
+#if __CUDA_ARCH__ >= 1200
+    rows.weight[2 * h] *= shrink[h], rows.weight[2 * h + 1] *= shrink[h];
 #pragma unroll
-    for (unsigned n = 0; n < HEAD / 8; ++n) rows.out[n][2 * h] *= shrink, rows.out[n][2 * h + 1] *= shrink;
+    for (unsigned n = 0; n < HEAD / 8; ++n) rows.out[n][2 * h] *= shrink[h], rows.out[n][2 * h + 1] *= shrink[h];
+#endif
   }
 }
 
-__device__ __forceinline__ void add_values(Rows &rows, const unsigned (&weights)[KEY_TILE / 32][4], unsigned values) {
+__device__ __forceinline__ void gather(float (&sums)[4], const float (&shrink)[2], const float (&of_tile)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) sums[i] = fmaf(sums[i], shrink[i / 2], of_tile[i]);
+}
+
+__device__ __forceinline__ void add_values(
+    Rows &rows, const unsigned (&weights)[KEY_TILE / 32][4], const float (&shrink)[2], unsigned values) {
   const unsigned lane = threadIdx.x % 32, row = lane % 8 + 8 * (lane / 16);
   const uint32_t ones[2] = {0x38383838, 0x38383838};
   const unsigned base = values + row * V_ROW + (((lane / 8 % 2) ^ (lane / 2 % 4)) << 4);
+#if __CUDA_ARCH__ >= 1200
 #pragma unroll
   for (unsigned k = 0; k < KEY_TILE / 32; ++k) {
     mma_e4m3(rows.weight, weights[k], ones);
@@ -93,6 +107,25 @@ __device__ __forceinline__ void add_values(Rows &rows, const unsigned (&weights)
       mma_e4m3(rows.out[n + 1], weights[k], b + 2);
     }
   }
+#else
+  float weight[4] = {};
+#pragma unroll
+  for (unsigned k = 0; k < KEY_TILE / 32; ++k) mma_e4m3(weight, weights[k], ones);
+  gather(rows.weight, shrink, weight);
+#pragma unroll
+  for (unsigned n = 0; n < HEAD / 8; n += 2) {
+    float out[2][4] = {};
+#pragma unroll
+    for (unsigned k = 0; k < KEY_TILE / 32; ++k) {
+      uint32_t b[4];
+      load_matrices(b, (base ^ (k << 5)) + n * 8 * V_ROW);
+      mma_e4m3(out[0], weights[k], b);
+      mma_e4m3(out[1], weights[k], b + 2);
+    }
+    gather(rows.out[n], shrink, out[0]);
+    gather(rows.out[n + 1], shrink, out[1]);
+  }
+#endif
 }
 
 // Copies the block's queries to shared memory at `memory`; `from` is contiguous.
@@ -163,8 +196,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_fp8_d128(
     const int left = int(count - step * KEY_TILE), limits[2] = {left, left};
     if (left < int(KEY_TILE)) mask_scores(scores, limits, [&](int n, int e) { return n * 8 + int(lane % 4) * 2 + e; });
     unsigned weights[KEY_TILE / 32][4];
-    weigh(weights, scores, rows);
-    add_values(rows, weights, stage + TILE_CODES);
+    float shrink[2];
+    weigh(weights, shrink, scores, rows);
+    add_values(rows, weights, shrink, stage + TILE_CODES);
     free_stage = stage;
     stage = stage == ring + (STAGES - 1) * STAGE_BYTES ? ring : stage + STAGE_BYTES;
   }

@@ -87,18 +87,20 @@ fn codes_are_those_of_the_definition() {
 #[test]
 fn attention_of_codes() {
     for case in cases() {
-        let inputs = poisoned(&case, 1.5, 9);
-        let (out, codes) = fp8("rtx5090", &case, &inputs);
-        let expected = attend(&case, &codes);
-        let ratio = worst(&expected.out, &out, |i| expected.bound[i]);
-        assert!(ratio <= 1.0, "{case:?}: {ratio} of the bound");
-        // The bound is about that of the output's rounding: it says something.
-        let size: f64 = expected.out.iter().map(|x| x.abs()).sum();
-        let bound: f64 = expected.bound.iter().sum();
-        assert!(
-            bound <= 0.02 * size,
-            "{case:?}: a bound of {bound} for {size}"
-        );
+        for card in ["rtx5090", "rtx4090"] {
+            let inputs = poisoned(&case, 1.5, 9);
+            let (out, codes) = fp8(card, &case, &inputs);
+            let expected = attend(&case, &codes);
+            let ratio = worst(&expected.out, &out, |i| expected.bound[i]);
+            assert!(ratio <= 1.0, "{card} {case:?}: {ratio} of the bound");
+            // The bound is about that of the output's rounding: it says something.
+            let size: f64 = expected.out.iter().map(|x| x.abs()).sum();
+            let bound: f64 = expected.bound.iter().sum();
+            assert!(
+                bound <= 0.02 * size,
+                "{case:?}: a bound of {bound} for {size}"
+            );
+        }
     }
 }
 
@@ -235,7 +237,7 @@ fn extreme_operands() {
 }
 
 #[test]
-fn older_cards_and_other_orders_of_warps_give_the_same_bits() {
+fn other_orders_of_warps_give_the_same_bits() {
     let case = Case::joint(&[13, 70], 70, 80, 1);
     let inputs = poisoned(&case, 1.0, 2);
     let card = run::card("rtx5090", 0);
@@ -249,8 +251,6 @@ fn older_cards_and_other_orders_of_warps_give_the_same_bits() {
             "seed {seed}"
         );
     }
-    let card = run::card("rtx4090", 0);
-    assert_eq!(first, run::fp8(&card.gpu, &case, &inputs).unwrap().out);
 }
 
 #[test]
