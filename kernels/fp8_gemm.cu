@@ -2,7 +2,8 @@
 // FP8 products: D = epilogue(alpha A B^T + bias), A [m, k] and B [n, k] of E4M3 codes with one scale each.
 //
 // GeForce Blackwell halves the rate of the plain FP8 instruction with f32 sums, not that of the block-scaled one: it is
-// used with scales of 1 (mma.cuh). Ada and Hopper have the plain one. All else is shared with nvfp4_gemm.cu.
+// used with scales of 1 (mma.cuh). Ada and Hopper have the plain one, whose sums are too narrow for a long K
+// (gemm_formats.cuh). All else is shared with nvfp4_gemm.cu.
 // Source: the trick is known from learn-cuda 08_row_scaled_mm and quack's gemm_sm120; the code is not theirs.
 #include "gemm_entries.cuh"
 

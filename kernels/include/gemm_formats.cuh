@@ -5,8 +5,11 @@
 struct E4m3 {
   static constexpr bool scaled = false;
 
+  // Ada and Hopper keep 13 bits of mantissa of a sum of FP8 products and cut off the rest (SageAttention2, Zhang et al.,
+  // 2024): over hundreds of K tiles what is cut adds up. There a tile's sums begin at zero and are added in f32.
   template <class Tile>
   static __device__ __forceinline__ void multiply(Sums<Tile::m_tiles> &sums, const Fragments<Tile> &at, uint32_t stage) {
+#if __CUDA_ARCH__ >= 1200
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
       uint32_t a[Tile::m_tiles][4], b[4][4];
@@ -19,6 +22,27 @@ struct E4m3 {
 #pragma unroll
         for (int j = 0; j < 8; ++j) mma_e4m3(sums[i][j], a[i], &b[j / 2][j % 2 * 2]);
     }
+#else
+    uint32_t b[2][4][4];
+#pragma unroll
+    for (int step = 0; step < 2; ++step)
+#pragma unroll
+      for (int p = 0; p < 4; ++p) load_matrices(b[step][p], (stage + at.b ^ step * 32) + p * 4 * kTileBytes);
+#pragma unroll
+    for (int i = 0; i < Tile::m_tiles; ++i) {
+      uint32_t a[2][4];
+#pragma unroll
+      for (int step = 0; step < 2; ++step) load_matrices(a[step], (stage + at.a ^ step * 32) + i * 16 * kTileBytes);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        float of_tile[4] = {};
+#pragma unroll
+        for (int step = 0; step < 2; ++step) mma_e4m3(of_tile, a[step], &b[step][j / 2][j % 2 * 2]);
+#pragma unroll
+        for (int c = 0; c < 4; ++c) sums[i][j][c] += of_tile[c];
+      }
+    }
+#endif
   }
 };
 
