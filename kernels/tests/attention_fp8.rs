@@ -185,6 +185,33 @@ fn a_row_without_keys_is_zero() {
     assert!(some.iter().all(|x| x.is_finite()) && some.iter().any(|x| x.to_f32() != 0.0));
 }
 
+/// Equal weights, and values 1, then small ones, then -1: the tensor cores of Ada and Hopper would lose the small ones
+/// if they summed up all tiles.
+#[test]
+fn small_values_beside_large_ones() {
+    let (tiles, small) = (10, 1.0 / 64.0 / 448.0);
+    let case = Case {
+        queries: 4,
+        ..Case::square(64 * tiles, 1)
+    };
+    let value = |key: usize| match key / 64 {
+        0 => 1.0,
+        tile if tile == tiles - 1 => -1.0,
+        _ => small,
+    };
+    let inputs = Inputs {
+        q: vec![bf16::ZERO; 4 * HEAD],
+        k: vec![bf16::ZERO; case.keys * HEAD],
+        v: (0..case.keys * HEAD)
+            .map(|i| bf16::from_f64(value(i / HEAD)))
+            .collect(),
+    };
+    let mean = small * (tiles - 2) as f64 / tiles as f64;
+    let (out, _) = fp8("rtx4090", &case, &inputs);
+    let off = |x: &bf16| (x.to_f64() / mean - 1.0).abs();
+    assert!(out.iter().all(|x| off(x) < 0.01), "{} for {mean}", out[0]);
+}
+
 #[test]
 fn extreme_operands() {
     let case = Case::square(90, 1);

@@ -71,6 +71,31 @@ fn largest_everything() {
     }
 }
 
+/// 2^22, thirty times 1, then -2^22: the tensor cores of Ada and Hopper would lose the ones if they summed them up.
+#[test]
+fn small_sums_beside_large_ones() {
+    let gpu = crate::card("rtx4090");
+    let (m, k) = (33, 32 * 64);
+    let mut case = Case::random(Format::Fp8, Shape { m, n: 8, k }, 113);
+    case.bias = None;
+    for (matrix, last) in [(&mut case.a, 0x78), (&mut case.b, 0xf8)] {
+        matrix.scale = 1.0;
+        for row in matrix.codes.chunks_mut(k) {
+            row.fill(0);
+            row[..64].fill(0x78);
+            row[64..k - 64]
+                .iter_mut()
+                .step_by(64)
+                .for_each(|code| *code = 0x38);
+            row[k - 64..].fill(last);
+        }
+    }
+    for tile in TILES {
+        let got = bf16_of(&gpu, &case, (tile, 1)).unwrap();
+        assert!(got.iter().all(|x| x.to_f32() == 30.0), "{tile}: {}", got[0]);
+    }
+}
+
 /// A NaN of A spoils its row, a NaN of B its column, and nothing else.
 #[test]
 fn nan_stays_where_it_is() {
