@@ -84,7 +84,8 @@ struct ToGeluNvfp4 {
       const uint32_t first = spot.row - lane / 4 + h * 32, row = first + t * 8 + lane / 4;
       uint8_t *to = gemm.out_scales + (size_t(first / 64) * k_tiles + column / 128) * 512 + lane * 16 +
                     (column / 64 % 2 * 2 + first / 32 % 2) * 4;
-      if (row < gemm.m && column < gemm.n) *reinterpret_cast<uint32_t *>(to) = word;
+      // The consumer's last K tile may end behind the last column: zero scales there, since 0 * NaN is not 0.
+      if (row < gemm.m) *reinterpret_cast<uint32_t *>(to) = column < gemm.n ? word : 0;
     }
   }
 };

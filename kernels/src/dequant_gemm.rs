@@ -23,6 +23,8 @@ pub const SOURCE: Source = Source {
 const TILE_COLUMNS: usize = 128;
 /// K of a tile.
 const TILE_K: usize = 64;
+/// Parts of K at most: their number times K's tiles, which are fewer than 2^20, has to fit 32 bits.
+const LIMIT_SPLITS: u32 = 64;
 
 /// A packed weight `[n, k]` as the checkpoint has it.
 #[derive(Clone, Copy)]
@@ -161,7 +163,7 @@ pub fn dequant_gemm(
     Ok(plan)
 }
 
-/// [`dequant_gemm`] with a plan of one's own. More parts than K has tiles are cut to as many.
+/// [`dequant_gemm`] with a plan of one's own. More parts than K has tiles, or than 64, are cut to as many.
 ///
 /// # Errors
 /// As [`dequant_gemm`].
@@ -179,7 +181,9 @@ pub fn dequant_gemm_planned(
     }
     let splits = match plan {
         DequantPlan::Large => 1,
-        DequantPlan::Small { splits } => splits.clamp(1, shape.k.div_ceil(TILE_K) as u32),
+        DequantPlan::Small { splits } => splits
+            .min(LIMIT_SPLITS)
+            .clamp(1, shape.k.div_ceil(TILE_K) as u32),
     };
     let mut arguments = Arguments {
         m: shape.m as u32,
@@ -210,7 +214,12 @@ pub fn dequant_gemm_planned(
         Format::Fp8 => "e4m3",
         Format::Nvfp4 => "nvfp4",
     };
-    let blocks = (plan.tiles(shape) as u32).saturating_mul(splits);
+    let blocks = plan.tiles(shape) * splits as usize;
+    if blocks >= 1 << 31 {
+        let message = format!("{splits} parts of K of {shape:?} are too many");
+        return Err(KernelError::shape(SOURCE.name, message));
+    }
+    let blocks = blocks as u32;
     let with = [blocks, plan.threads(), plan.shared_bytes(format) as u32];
     if plan == DequantPlan::Large {
         let name = format!("dequant_{weight}_128x128_{word}");
@@ -238,9 +247,8 @@ fn check(product: &DequantProduct<'_>, epilogue: &Epilogue<'_, '_>) -> Result<()
     if k == 0 || !k.is_multiple_of(multiple) {
         return fail(format!("K = {k} is no multiple of {multiple} ({weight})"));
     }
-    // The kernels count rows, bytes of a row and tiles in 31 bits.
-    if [m, n, k].iter().any(|size| *size >= 1 << 30) || m.div_ceil(32) * n.div_ceil(128) >= 1 << 27
-    {
+    // The kernels count rows, tiles and 64 times K in 32 bits.
+    if m.max(n) >= 1 << 30 || k >= 1 << 26 || m.div_ceil(32) * n.div_ceil(128) >= 1 << 27 {
         return fail(format!("{m} x {n} x {k} is too large"));
     }
     let size = |what: &str, has: usize, wants: Option<usize>| match Some(has) == wants {

@@ -144,6 +144,10 @@ impl Gpu {
     /// # Errors
     /// [`KernelError::NotBuilt`] if the family has none, or the driver's refusal of the module or the name.
     pub fn function(&self, source: &Source, name: &str) -> Result<CudaFunction, KernelError> {
+        // cudarc asks for functions, and sets their attributes, in whatever context this thread has.
+        self.context
+            .bind_to_thread()
+            .doing("taking the GPU's context")?;
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         let module = match modules.get(source.name) {
             Some(module) => module.clone(),
@@ -155,7 +159,10 @@ impl Gpu {
                 let module = self
                     .context
                     .load_module(Ptx::from_src(text))
-                    .doing(format!("loading the module {}", source.name))?;
+                    .doing(format!(
+                        "loading the module {} (its PTX is that of CUDA 13: driver 580 or newer)",
+                        source.name
+                    ))?;
                 modules.insert(source.name, module.clone());
                 module
             }

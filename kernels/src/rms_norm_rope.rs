@@ -158,7 +158,10 @@ impl HeadNorm<'_> {
         let fits = end.is_some_and(|end| end <= len) || rows == Some(0);
         // Rows that overlap would be normalised twice.
         let apart = (self.sequence <= 1 || at.row >= self.width())
-            && (self.batch <= 1 || last(self.sequence, at.row).is_some_and(|s| at.batch > s));
+            && (self.batch <= 1
+                || last(self.sequence, at.row)
+                    .and_then(|s| s.checked_add(self.width()))
+                    .is_some_and(|end| at.batch >= end));
         if few && fits && apart && at.row.is_multiple_of(8) && at.batch.is_multiple_of(8) {
             return Ok(());
         }

@@ -379,6 +379,9 @@ fn sizes_that_do_not_fit_are_told() {
     case.shape.k = 48;
     assert!(told(case).contains("no multiple of 32"));
     let mut case = good();
+    case.shape.k = 1 << 26;
+    assert!(told(case).contains("too large"));
+    let mut case = good();
     case.a.pop();
     assert!(told(case).contains("A has 127 elements"));
     let mut case = good();

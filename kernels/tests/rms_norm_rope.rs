@@ -214,6 +214,9 @@ fn what_does_not_fit_is_refused() {
         )
         .contains("strides 248 and 256")
     );
+    // The second sequence would begin within the first one's last row.
+    let batch = 2 * dense.row + 8;
+    assert!(told(&case, Strides { batch, ..dense }).contains("strides 520 and 256"));
     case.cos.pop();
     assert!(told(&case, dense).contains("the cosines"));
     case.head_dim = 96;

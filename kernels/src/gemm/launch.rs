@@ -126,6 +126,14 @@ pub fn gemm_planned(
     let (plan, workspace) = how;
     let (format, shape) = (product.a.format(), product.shape);
     check(product, &epilogue)?;
+    let of_shape = Plan::with(plan.tile, plan.splits, (format, shape, 1));
+    let items = plan.tile.count(shape) * of_shape.splits as usize;
+    if plan.splits != of_shape.splits || items >= 1 << 31 {
+        return Err(KernelError::shape(
+            format.kernel(),
+            format!("{} parts of K are no plan for {shape:?}", plan.splits),
+        ));
+    }
     let word = epilogue.word();
     if matches!(epilogue, Epilogue::GeluNvfp4 { .. }) && gpu.family() < Family::Blackwell {
         return Err(KernelError::NotBuilt {

@@ -54,7 +54,7 @@ pub struct Shape {
 /// NVFP4's block scales on the card, in [lane order](super::scales).
 #[derive(Clone, Copy)]
 pub struct BlockScales<'a> {
-    /// [`lane_order_len`](crate::layout::lane_order_len) bytes, zero where they pad.
+    /// [`lane_order_len`](crate::layout::lane_order_len) bytes, zero behind the last column.
     pub bytes: &'a CudaView<'a, u8>,
     /// Whose rows they are.
     pub order: Order,
@@ -166,7 +166,8 @@ pub enum Epilogue<'a, 'b> {
     GeluNvfp4 {
         /// `[m, n / 2]`.
         out: &'a mut CudaViewMut<'b, u8>,
-        /// Block scales of `[m, n]` in lane order. Only the `m` rows are written: the padding must be zero before.
+        /// Block scales of `[m, n]` in lane order: those of the `m` rows, and zeros behind their last column. The rows of
+        /// the padding stay as they are; no product stores what comes of them.
         block_scales: &'a mut CudaViewMut<'b, u8>,
         /// The consumer's `input_scale`, one number between 2^-60 and 2^60.
         scale: &'a CudaView<'a, f32>,

@@ -111,6 +111,8 @@ impl Plan {
     const PART_K: usize = 512;
     /// More parts than this make the reduction long.
     const MOST_SPLITS: usize = 16;
+    /// Above this the kernels' product of a part's number and the tiles of K would not fit 32 bits.
+    const LIMIT_SPLITS: usize = 64;
 
     /// The plan for a card of so many multiprocessors.
     ///
@@ -142,9 +144,12 @@ impl Plan {
     pub fn with(tile: Tile, splits: u32, on: (Format, Shape, u32)) -> Self {
         let (format, shape, multiprocessors) = on;
         let k_tiles = shape.k.div_ceil(format.tile_k());
-        let most = if tile.splits() { k_tiles.max(1) } else { 1 };
+        let most = match tile.splits() {
+            true => k_tiles.clamp(1, Self::LIMIT_SPLITS),
+            false => 1,
+        };
         let splits = (splits.max(1) as usize).min(most);
-        let items = (tile.count(shape) * splits).max(1);
+        let items = tile.count(shape).saturating_mul(splits).max(1);
         let slots = multiprocessors.max(1) as usize * tile.blocks() as usize;
         Self {
             tile,
@@ -220,6 +225,12 @@ mod tests {
         let on = (Format::Nvfp4, shape, 170);
         assert_eq!(Plan::with(Tile::Rows64, 99, on).splits, 2);
         assert_eq!(Plan::with(Tile::Rows128, 99, on).splits, 1);
+        let long = Shape {
+            k: 1 << 30,
+            ..shape
+        };
+        let on_long = (Format::Fp8, long, 170);
+        assert_eq!(Plan::with(Tile::Rows64, u32::MAX, on_long).splits, 64);
         let plan = Plan::with(Tile::Rows32, 2, on);
         assert_eq!(plan.workspace_len(shape), 2 * 32 * 128);
         assert_eq!(plan.to_string(), "tiles of 32x128, K in 2 parts");

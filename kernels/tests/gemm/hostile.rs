@@ -2,8 +2,11 @@
 
 use crate::case::{Case, assert_close};
 use crate::run::bf16_of;
+use cudarc::driver::sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MOST_SHARED;
 use qwen_nvfp4_kernels::KernelError;
-use qwen_nvfp4_kernels::gemm::{Epilogue, Format, Operand, Product, Shape, Tile, Workspace, gemm};
+use qwen_nvfp4_kernels::gemm::{
+    Epilogue, FP8_SOURCE, Format, Operand, Product, Shape, Tile, Workspace, gemm,
+};
 
 const TILES: [Tile; 4] = Tile::ALL;
 
@@ -208,6 +211,21 @@ fn nvfp4_needs_blackwell() {
             .contains("nvfp4_gemm is not built for sm_89"),
         "{error}"
     );
+}
+
+/// A thread that has no context yet may be the one that asks for a kernel.
+#[test]
+fn kernels_are_found_from_any_thread() {
+    let gpu = crate::card("rtx5090");
+    let gpu: &qwen_nvfp4_kernels::Gpu = &gpu;
+    let find = || {
+        let function = gpu.function(&FP8_SOURCE, "fp8_gemm_128x128_bf16")?;
+        Ok::<_, KernelError>(function.set_attribute(MOST_SHARED, 72 * 1024))
+    };
+    find().unwrap().unwrap();
+    std::thread::scope(|scope| scope.spawn(find).join().unwrap())
+        .unwrap()
+        .unwrap();
 }
 
 /// The plan that the card gets, end to end.
