@@ -238,19 +238,22 @@ fn nvfp4_needs_blackwell() {
     );
 }
 
-/// A thread that has no context yet may be the one that asks for a kernel.
+/// A thread that has no context yet may be the one that asks for a kernel: it has the card's from then on, which drivers may
+/// want for the function's attributes.
 #[test]
 fn kernels_are_found_from_any_thread() {
     let gpu = crate::card("rtx5090");
     let gpu: &qwen_nvfp4_kernels::Gpu = &gpu;
     let find = || {
-        let function = gpu.function(&FP8_SOURCE, "fp8_gemm_128x128_bf16")?;
-        Ok::<_, KernelError>(function.set_attribute(MOST_SHARED, 72 * 1024))
+        let before = cudarc::driver::result::ctx::get_current().unwrap();
+        let function = gpu.function(&FP8_SOURCE, "fp8_gemm_128x128_bf16").unwrap();
+        function.set_attribute(MOST_SHARED, 72 * 1024).unwrap();
+        let after = cudarc::driver::result::ctx::get_current().unwrap();
+        (before.is_some(), after.is_some())
     };
-    find().unwrap().unwrap();
-    std::thread::scope(|scope| scope.spawn(find).join().unwrap())
-        .unwrap()
-        .unwrap();
+    assert_eq!(find(), (true, true));
+    let elsewhere = std::thread::scope(|scope| scope.spawn(find).join().unwrap());
+    assert_eq!(elsewhere, (false, true));
 }
 
 /// The plan that the card gets, end to end.

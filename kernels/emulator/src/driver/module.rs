@@ -243,7 +243,7 @@ api! { table, answer;
     }
 
     fn cuModuleGetFunction(handle: Out<usize>, module: usize, name: Text) {
-        handle.set(function(in_context()?, module, &name.get()?)?)
+        handle.set(function(initialised()?, module, &name.get()?)?)
     }
 
     fn cuModuleGetGlobal_v2(address: Out<u64>, bytes: Out<usize>, module: usize, name: Text) {
@@ -265,7 +265,7 @@ api! { table, answer;
     }
 
     fn cuFuncSetAttribute(function: usize, number: u32, value: i32) {
-        set_attribute(&*in_context()?.functions.get(function)?, number, value)
+        set_attribute(&*initialised()?.functions.get(function)?, number, value)
     }
 
     fn cuFuncSetCacheConfig(function: usize, _preference: u32) {
